@@ -1,0 +1,17 @@
+"""What a running stage may say to, and hear from, whoever launched it.
+
+A stage's entrypoint is `run(assignment: Assignment, channel: Channel) -> Outcome`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Channel(Protocol):
+    """Both calls are cheap enough for every step: reports are buffered, requests are read without waiting."""
+
+    def report(self, step: int, metrics: Mapping[str, float], progress: float) -> None:
+        """Series values at `step` (names such as `train/loss`, `eval/accuracy`); `progress` is 0 to 1."""
+
+    def stop_requested(self) -> bool:
+        """True once the stage should checkpoint and return `Outcome(finished=False)` at this step boundary."""

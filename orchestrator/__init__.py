@@ -1,0 +1,1 @@
+"""Decides and records: which trial runs where, when it is enough, what it cost. Imports no torch, deepspeed or ray."""

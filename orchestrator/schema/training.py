@@ -1,0 +1,241 @@
+"""What a training stage can be told: the part of the Hydra surface that reaches the worker.
+
+Plain (not frozen) dataclasses, since they double as OmegaConf's structured configs. Ranges are checked in
+`orchestrator.config`, before any device is taken; a stage may rely on them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+class Aggregation(StrEnum):
+    """How per-token losses become one number.
+
+    sequence: mean over tokens of each completion, then over completions (GRPO, arXiv:2402.03300 eq. 3).
+    token: sum over all tokens of the global batch / number of those tokens (DAPO, arXiv:2503.14476 eq. 12).
+    constant: sum over all tokens / (completions x max_answer_tokens) (Dr. GRPO, arXiv:2503.20783).
+    """
+
+    sequence = "sequence"
+    token = "token"
+    constant = "constant"
+
+
+class AdvantageScale(StrEnum):
+    """What a group's centred rewards are divided by: their standard deviation (GRPO), or nothing (Dr. GRPO)."""
+
+    std = "std"
+    none = "none"
+
+
+class Schedule(StrEnum):
+    """Learning rate over the steps after the linear warm-up; linear and cosine end at zero on the last step."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass
+class ModelConfig:
+    """A compact decoder-only transformer. `kv_heads` < `heads` is grouped-query attention, 1 is multi-query."""
+
+    name: str = "decoder"
+    d_model: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    d_ff: int = 176
+    rope_theta: float = 10000.0
+    tie_embeddings: bool = True
+
+
+@dataclass
+class SplitConfig:
+    """How many problems each split holds; the RL prompts are the rest. No problem is in two splits, but for
+    `supervised`, which RL may also use as prompts when `rl_includes_supervised` is set.
+
+    supervised: prompts with reference answers, for `sft`. dev: the `eval/*` series, thresholds and the choice of
+    winners. test: held out for the number that is reported at the end.
+    """
+
+    supervised: int = 400
+    dev: int = 200
+    test: int = 400
+    rl_includes_supervised: bool = True
+
+
+@dataclass
+class TaskConfig:
+    """Prompts with a verifier.
+
+    source `reasoning_gym`: `dataset` is one of its data sets, `options` its parameters, `size` how many problems are
+    drawn (duplicates are dropped), `prompt` a `str.format` template over the entry (`{question}`,
+    `{metadata[expression]}`); spaces are dropped when `strip_spaces`. source `jsonl`: `path` is a file with an object
+    with `prompt` and `answer` per line, and the reward is exact match. `answer_format`: `plain`, or `reversed` (the
+    answer's characters in reverse order: the units come first, as in column addition). `commutative` marks
+    two-operand problems in which a+b and b+a are one problem. A completion is right when the verifier scores it
+    >= `reward_threshold`.
+    """
+
+    name: str = "addition"
+    source: str = "reasoning_gym"
+    dataset: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    size: int = 6000
+    seed: int = 0
+    prompt: str = "{question}"
+    strip_spaces: bool = False
+    answer_format: str = "plain"
+    commutative: bool = False
+    reward_threshold: float = 1.0
+    path: str = ""
+    max_prompt_tokens: int = 64
+    max_answer_tokens: int = 8
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule. `lr` is the peak."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Schedule = Schedule.constant
+    warmup_steps: int = 0
+
+
+@dataclass
+class OffloadConfig:
+    """DeepSpeed's `offload_optimizer`: `none` or `cpu`."""
+
+    device: str = "none"
+    pin_memory: bool = False
+
+
+@dataclass
+class ZeroConfig:
+    """DeepSpeed's `zero_optimization`."""
+
+    stage: int = 0
+    offload_optimizer: OffloadConfig = field(default_factory=OffloadConfig)
+
+
+@dataclass
+class PrecisionConfig:
+    """DeepSpeed's `bf16`."""
+
+    enabled: bool = False
+
+
+@dataclass
+class DeepSpeedConfig:
+    """DeepSpeed's own configuration under its own names; `extra` is merged in as it stands."""
+
+    zero_optimization: ZeroConfig = field(default_factory=ZeroConfig)
+    bf16: PrecisionConfig = field(default_factory=PrecisionConfig)
+    gradient_accumulation_steps: int = 1
+    gradient_clipping: float = 1.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluationConfig:
+    """Greedy decoding, exact match. `eval/accuracy` is logged every `every_steps` optimizer steps (and at the first
+    and last) on the dev split; the last checkpoint is measured once on the test split."""
+
+    every_steps: int = 100
+    batch_size: int = 256
+    timed_answers: int = 16
+
+
+@dataclass
+class AlgorithmConfig:
+    """What every algorithm has. `entrypoint` is `package.module:function`."""
+
+    name: str = ""
+    entrypoint: str = ""
+    max_steps: int = 1
+
+
+@dataclass
+class SftConfig(AlgorithmConfig):
+    """Next-token loss on answers only. A stage ends early once dev accuracy reaches `stop_at_accuracy` (1.0: never)."""
+
+    batch_size: int = 32
+    stop_at_accuracy: float = 1.0
+
+
+@dataclass
+class GrpoConfig(AlgorithmConfig):
+    """Group-relative policy optimization (arXiv:2402.03300) with the options of DAPO and Dr. GRPO.
+
+    Each step samples `group_size` completions for each of `prompts_per_step` prompts and takes
+    `updates_per_rollout` optimizer steps on them. The ratio is clipped to [1 - clip_low, 1 + clip_high]. `kl_weight`
+    weighs the k3 estimator of the KL to the stage's initial policy. Groups without reward spread are skipped.
+    """
+
+    prompts_per_step: int = 16
+    group_size: int = 8
+    temperature: float = 1.0
+    updates_per_rollout: int = 1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_weight: float = 0.0
+    aggregation: Aggregation = Aggregation.sequence
+    advantage_scale: AdvantageScale = AdvantageScale.std
+
+
+@dataclass
+class StageConfig:
+    """All that a stage run needs to know about training."""
+
+    algorithm: AlgorithmConfig
+    optimizer: OptimizerConfig
+    model: ModelConfig
+    task: TaskConfig
+    deepspeed: DeepSpeedConfig
+    evaluation: EvaluationConfig
+    seed: int = 0
+
+
+ALGORITHMS: Mapping[str, type[AlgorithmConfig]] = {"sft": SftConfig, "grpo": GrpoConfig}
+
+
+def stage_config(data: Mapping[str, Any]) -> StageConfig:
+    """Typed view of `Stage.config`. Raises KeyError/TypeError for data that `orchestrator.config` did not validate."""
+    algorithm = data["algorithm"]
+    return StageConfig(
+        algorithm=_build(ALGORITHMS.get(algorithm["name"], AlgorithmConfig), algorithm),
+        optimizer=_build(OptimizerConfig, data["optimizer"]),
+        model=_build(ModelConfig, data["model"]),
+        task=_build(TaskConfig, data["task"]),
+        deepspeed=_build(DeepSpeedConfig, data["deepspeed"]),
+        evaluation=_build(EvaluationConfig, data["evaluation"]),
+        seed=int(data["seed"]),
+    )
+
+
+def _build(cls: type[T], data: Mapping[str, Any]) -> T:
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = set(data) - known
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}")
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        hint = hints[name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            values[name] = _build(hint, value)
+        elif isinstance(hint, type) and issubclass(hint, StrEnum):
+            values[name] = hint(value)
+        else:
+            values[name] = value
+    return cls(**values)
