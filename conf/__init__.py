@@ -1,1 +1,1 @@
-"""conf."""
+"""YAML only: `config.yaml` and one folder per group. See README.md."""

@@ -7,18 +7,31 @@ A *bundle* is one launched program: it runs one stage on one slice of devices fo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.schema import Allocation, Device, Outcome, Placement, Stage, StageState, Study, Trial
+from orchestrator.schema import (
+    Allocation,
+    Demand,
+    Device,
+    Outcome,
+    Placement,
+    Stage,
+    StageState,
+    Study,
+    Trial,
+    TrialState,
+)
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySubmitted:
-    """Trials to run. `available_stages` maps keys whose outputs already exist to the outcome they gave."""
+    """Trials to run. `demands` maps each of their stages' keys to what it asks for; `available_stages` the keys whose
+    outputs already exist to the outcome they gave."""
 
     at: float
     study: Study
     trials: tuple[Trial, ...]
+    demands: Mapping[str, Demand]
     available_stages: Mapping[str, Outcome] = field(default_factory=dict)
 
 
@@ -105,11 +118,12 @@ class BundleStopped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequested:
-    """Someone wants these trials to end without an answer."""
+class EndRequested:
+    """These trials shall end before their budget. `into`: CANCELLED (no answer) or PRUNED (a policy had evidence)."""
 
     at: float
     trial_ids: tuple[str, ...]
+    into: TrialState
     reason: str
 
 
@@ -124,7 +138,7 @@ Event = (
     | StageRaised
     | WorkerLost
     | BundleStopped
-    | CancelRequested
+    | EndRequested
 )
 
 BundleEvent = BundleStarted | StageReported | StageCompleted | StageRaised | WorkerLost | BundleStopped

@@ -134,7 +134,7 @@ class Trial:
     def budget_fraction(self) -> float:
         """The fraction of the full budget that this trial has results for, reused stages included (0 to 1)."""
         total = sum(stage.budget_steps for stage in self.variant.stages)
-        done = sum(stage.budget_steps for stage in self.variant.stages[: self.stage_index])
+        done: float = sum(stage.budget_steps for stage in self.variant.stages[: self.stage_index])
         if self.stage_index < len(self.variant.stages):
             done += self.progress * self.variant.stages[self.stage_index].budget_steps
         return done / total

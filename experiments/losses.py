@@ -1,0 +1,190 @@
+"""Losses of supervised fine-tuning and of group-relative policy optimization, as pure functions of tensors.
+
+Shapes use P prompts, G completions per prompt (a group), N sequences, T token positions, V tokens in the vocabulary.
+Log-probabilities are in nats. A `mask` (N, T) is 1 (or True) at the answer's tokens, its EOS included, and 0 at prompt
+and padding; what stands at a masked position reaches neither loss nor gradient.
+
+`token_count` and `sequence_count` normalise by the *global* batch: the answer tokens and the sequences of all
+micro-batches of all processes that make one optimizer step. With them the losses of the parts add up to the loss of
+the whole, so that neither gradient accumulation nor a gang of processes changes the update. An engine that averages
+over parts instead of adding has to multiply by their number. Left out, the batch at hand is the whole.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
+from torch import Tensor
+
+from orchestrator.schema.training import AdvantageScale, Aggregation
+
+IGNORED = -100
+"""The target that `cross_entropy` skips."""
+
+
+def group_advantages(rewards: Tensor, scale: AdvantageScale, eps: float = 1e-4) -> Tensor:
+    """Advantage of each completion over the others of its group.
+
+    `std`: A_ij = (r_ij - mean_j r_ij) / (std_j r_ij + eps), GRPO (arXiv:2402.03300, section 4.1.2). The standard
+    deviation is the unbiased one (G - 1), as in TRL and verl; `eps` has the unit of the rewards.
+    `none`: A_ij = r_ij - mean_j r_ij, Dr. GRPO (arXiv:2503.20783, section 3.1): dividing by the deviation would
+    give more weight to prompts that are almost always, or almost never, solved.
+
+    Args:
+        rewards: (P, G).
+        scale: what the centred rewards are divided by.
+        eps: added to the standard deviation.
+
+    Returns:
+        (P, G); each row sums to zero. Rows without spread are zero and teach nothing.
+
+    Raises:
+        ValueError: if `rewards` is not (P, G) with G >= 2.
+    """
+    if rewards.dim() != 2 or rewards.size(1) < 2:
+        raise ValueError(f"rewards must be (prompts, group size >= 2), got {tuple(rewards.shape)}")
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if scale is AdvantageScale.none:
+        return centred
+    return centred / (rewards.std(dim=1, keepdim=True) + eps)
+
+
+def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature)[targets], without keeping the (N, T, V) log-softmax.
+
+    Logits of less than 32 bits are widened first: a log-sum-exp in bfloat16 is off by more than a step's change.
+
+    Args:
+        logits: (N, T, V), already aligned: position t scores `targets[:, t]`.
+        targets: (N, T), int64.
+        temperature: of the distribution that the completions were sampled from, > 0.
+
+    Returns:
+        (N, T).
+    """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+def k3_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """Per-token estimate of KL(policy || reference) from tokens that the policy sampled, in nats.
+
+    r - log r - 1 with r = reference / policy: the estimator k3 of J. Schulman, "Approximating KL Divergence" (2020),
+    and eq. 4 of GRPO (arXiv:2402.03300). Unbiased, never negative, low variance.
+
+    Args:
+        log_probs: any shape, of the sampled tokens under the policy.
+        reference_log_probs: the same shape, under the reference.
+    """
+    log_ratio = reference_log_probs - log_probs
+    return log_ratio.exp() - log_ratio - 1
+
+
+def grpo_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    aggregation: Aggregation,
+    max_answer_tokens: int,
+    token_count: Tensor | float | None = None,
+    sequence_count: Tensor | float | None = None,
+    reference_log_probs: Tensor | None = None,
+    kl_weight: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate of GRPO with asymmetric clip and an optional penalty on the KL to a reference.
+
+    Per token: -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) + kl_weight * k3, with w = policy / old policy: GRPO
+    (arXiv:2402.03300, eq. 3); two clip bounds ("clip-higher") are DAPO's (arXiv:2503.14476, eq. 10). `Aggregation`
+    says how tokens become one number, and whose equation each way is.
+
+    Args:
+        log_probs: (N, T), of the completions' tokens under the policy; carries the gradient.
+        old_log_probs: (N, T), under the policy that sampled them. Pass `log_probs.detach()` for the first update.
+        advantages: (N,).
+        mask: (N, T).
+        clip_low: the ratio's lower bound is 1 - clip_low.
+        clip_high: its upper bound is 1 + clip_high.
+        aggregation: how per-token losses are averaged.
+        max_answer_tokens: the constant length of `Aggregation.constant`, in tokens.
+        token_count: answer tokens in the global batch.
+        sequence_count: sequences in the global batch.
+        reference_log_probs: (N, T), under the reference policy.
+        kl_weight: weight of the KL penalty (beta in the paper), in loss per nat.
+
+    Returns:
+        The loss (scalar), and detached means over this batch's answer tokens: `ratio` (w), `clip_fraction` (share of
+        tokens that the clip leaves without gradient), `clip_low_fraction` and `clip_high_fraction` (its two parts),
+        and, where a reference is given, `kl` (nats).
+
+    Raises:
+        ValueError: if `kl_weight` is not 0 and there is no reference.
+    """
+    if kl_weight != 0.0 and reference_log_probs is None:
+        raise ValueError(f"kl_weight={kl_weight} needs reference_log_probs")
+    padding = ~mask.bool()
+    advantages = advantages.unsqueeze(1)
+    # Filled before the exponential: infinity at a padded position would turn into NaN once multiplied by zero.
+    ratio = (log_probs - old_log_probs).masked_fill(padding, 0.0).exp()
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    per_token = -torch.minimum(ratio * advantages, clipped * advantages)
+    with torch.no_grad():
+        tokens = mask.sum().clamp(min=1)
+        low = ((ratio < 1.0 - clip_low) & (advantages < 0) & ~padding).sum() / tokens
+        high = ((ratio > 1.0 + clip_high) & (advantages > 0) & ~padding).sum() / tokens
+        stats = {
+            "ratio": ratio.masked_fill(padding, 0.0).sum() / tokens,
+            "clip_fraction": low + high,
+            "clip_low_fraction": low,
+            "clip_high_fraction": high,
+        }
+    if reference_log_probs is not None:
+        kl = k3_kl(log_probs.masked_fill(padding, 0.0), reference_log_probs.masked_fill(padding, 0.0))
+        stats["kl"] = kl.detach().sum() / tokens
+        if kl_weight != 0.0:
+            per_token = per_token + kl_weight * kl
+    loss = _aggregate(per_token, mask, aggregation, max_answer_tokens, token_count, sequence_count)
+    return loss, stats
+
+
+def _aggregate(
+    per_token: Tensor,
+    mask: Tensor,
+    aggregation: Aggregation,
+    max_answer_tokens: int,
+    token_count: Tensor | float | None,
+    sequence_count: Tensor | float | None,
+) -> Tensor:
+    per_token = per_token.masked_fill(~mask.bool(), 0.0)
+    sequences = per_token.size(0) if sequence_count is None else sequence_count
+    if aggregation is Aggregation.sequence:
+        return (per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / sequences
+    if aggregation is Aggregation.token:
+        return per_token.sum() / (mask.sum().clamp(min=1) if token_count is None else token_count)
+    return per_token.sum() / (sequences * max_answer_tokens)
+
+
+def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor, token_count: Tensor | float | None = None) -> Tensor:
+    """Mean negative log-likelihood of the answers' tokens, in nats per token; prompts are masked.
+
+    -sum_t m_t log p(y_t | x, y_<t) / sum_t m_t: supervised fine-tuning as in InstructGPT (arXiv:2203.02155, section
+    3.5), over completions only.
+
+    Args:
+        logits: (N, T, V), already aligned: position t scores `targets[:, t]`.
+        targets: (N, T), int64; any token id at masked positions.
+        mask: (N, T).
+        token_count: answer tokens in the global batch.
+
+    Returns:
+        Scalar; zero, with zero gradients, where the mask is empty.
+    """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    answers = targets.masked_fill(~mask.bool(), IGNORED)
+    total = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (mask.sum().clamp(min=1) if token_count is None else token_count)
