@@ -6,7 +6,8 @@ over waits for, or runs, exactly its current stage; the closed ledger equals wha
 
 Words: trials *wait* for a stage; the first of them is its *leader* and is `running` while the stage runs, the others
 share the run and stay `queued`; when the leader leaves, the next one leads. A stage nobody waits for is not started;
-one that is running is stopped when its last waiter leaves. Events of bundles that are over are ignored, so late and duplicated events are harmless.
+one that is running is stopped when its last waiter leaves. Events of bundles that are over are ignored, so late and
+duplicated events are harmless.
 """
 
 from collections.abc import Iterable, Mapping

@@ -157,8 +157,8 @@ def _read(overrides: Sequence[str]) -> tuple[DictConfig, list[Override], list[Ov
     base = _compose([_text(o) for o in fixed])
     by_key = {str(o.key_or_group): o for o in given}
     sweep = []
-    for key, values in base.study.sweep.items():
-        sweep.append(by_key.pop(str(key), None) or _parse([f"{key}={values}"])[0])
+    for key, values in dict(base.study.sweep).items():
+        sweep.append(by_key.pop(key) if key in by_key else _parse([f"{key}={values}"])[0])
     sweep += [o for o in by_key.values() if o.is_sweep_override()]
     swept = {o.key_or_group for o in sweep}
     OmegaConf.update(base, "study.sweep", {o.key_or_group: _value(o) for o in sweep}, merge=False)

@@ -33,9 +33,7 @@ def variant(*stages: Stage, algorithm: str = "sft", overrides: Sequence[str] = (
 
 
 def study(study_id: str = "study-1", at: float = 0.0) -> Study:
-    return Study(
-        study_id=study_id, name="test", sweep=(), config={}, submitted_at=at, device_kind=DeviceKind.CPU
-    )
+    return Study(study_id=study_id, name="test", sweep=(), config={}, submitted_at=at, device_kind=DeviceKind.CPU)
 
 
 def trials(variants: Sequence[Variant], study_id: str = "study-1", at: float = 0.0) -> tuple[Trial, ...]:

@@ -1,0 +1,59 @@
+"""Where a user's studies live on disk: the store, the embedded MLflow, artifacts and logs, under one folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import ConfigError
+
+HOME_VARIABLE = "ORCHESTRATOR_HOME"
+DEFAULT_HOME = ".orchestrator"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """`root` is absolute. Nothing is created before `prepare`."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """`$ORCHESTRATOR_HOME`, or `.orchestrator` in the working directory."""
+        return cls(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).absolute())
+
+    @property
+    def store_path(self) -> Path:
+        return self.root / "store.db"
+
+    @property
+    def store_url(self) -> str:
+        return f"sqlite:///{self.store_path}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.artifacts / "cache"
+
+    def report_folder(self, study_id: str) -> Path:
+        """Where a study's report files are written."""
+        return self.artifacts / "reports" / study_id
+
+    def lock_path(self, study_id: str) -> Path:
+        """Held by the process that runs the study, and touched by it every cycle: its age tells since when it died."""
+        return self.root / "locks" / f"{study_id}.lock"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises ConfigError if that is impossible."""
+        try:
+            for folder in (self.artifacts, self.cache, self.root / "logs", self.root / "locks"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remedy = f"{error.strerror}; set {HOME_VARIABLE} to a folder that can be written"
+            raise ConfigError(HOME_VARIABLE, self.root, remedy) from error

@@ -1,0 +1,288 @@
+"""Our losses against TRL's real trainers: the same weights and batches in float64, losses and gradients to 1e-6.
+
+TRL's trainers run as they are, on a tiny model with random weights: they sample, score, accumulate and step. The
+subclasses here only take notes. At each optimizer step, what TRL has in `.grad` is compared with what ours gives for
+the micro-batches TRL trained on. Nothing is downloaded: the model, its reference and the tokenizer are built here.
+
+TRL 1.16's `loss_type` names both aggregations and objectives. The aggregations, each of which is covered:
+grpo -> sequence; dapo -> token over the global batch; bnpo -> token over each micro-batch, averaged; dr_grpo ->
+constant; luspo -> constant with length 1 (with token-level ratios; its paper's sequence-level ratio is GSPO's
+objective). Not aggregations, so not covered: cispo (clips the weight of a REINFORCE term), sapo (a sigmoid gate in
+place of the clip), vespo (a gamma weight on the sequence's ratio). For SFT: nll is covered, dft is another objective.
+"""
+
+import copy
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
+from orchestrator.schema.training import AdvantageScale, Aggregation
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # TRL, accelerate and what they import, at import.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+TOLERANCE = 1e-6
+GROUP, MICRO_BATCH, MICRO_BATCHES, MAX_ANSWER_TOKENS, TEMPERATURE = 4, 8, 2, 5, 0.8
+SFT_MICRO_BATCH = 3
+CHARACTERS = "0123456789+="
+
+AGGREGATIONS = {
+    "grpo": Aggregation.sequence,
+    "dapo": Aggregation.token,
+    "bnpo": Aggregation.token,
+    "dr_grpo": Aggregation.constant,
+    "luspo": Aggregation.constant,
+}
+
+
+@dataclass
+class Step:
+    """One optimizer step of TRL: its micro-batches, what TRL says of them, the weights before and its gradients."""
+
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<pad>", "<bos>", "<eos>")
+    vocabulary = {token: i for i, token in enumerate((*special, *CHARACTERS))}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=characters, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+    )
+
+
+def random_model(seed):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=3 + len(CHARACTERS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.4,  # peaked distributions, so that ratios leave the clip range within a step
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config).double()
+
+
+def recording(trainer_class, **arguments):
+    """An instance of `trainer_class` that notes each optimizer step in `.steps`."""
+    from transformers import TrainerCallback
+
+    steps = [Step()]
+
+    class Recording(trainer_class):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            kept = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            steps[-1].inputs.append(kept)
+            steps[-1].losses.append(loss.detach().clone())
+            steps[-1].metrics.append({name: values[-1] for name, values in self._metrics["train"].items() if values})
+            return loss
+
+    class NoteGradients(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            steps[-1].weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            steps[-1].gradients = {name: p.grad.detach().clone() for name, p in model.named_parameters()}
+            steps.append(Step())
+
+    trainer = Recording(callbacks=[NoteGradients()], **arguments)
+    trainer.steps = steps
+    return trainer
+
+
+def common_arguments(path):
+    return {
+        "output_dir": str(path),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "gradient_accumulation_steps": MICRO_BATCHES,
+        "max_grad_norm": 0.0,  # no clipping: gradients are compared as they accumulate
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+    }
+
+
+def assert_step_equals(step, twin, losses):
+    """`losses` are ours, of the step's micro-batches, computed from `twin`, whose weights are the step's."""
+    twin.zero_grad()
+    total = sum(losses)
+    total.backward()
+    assert abs(total.item() - sum(step.losses).item()) < TOLERANCE
+    ours = {name: p.grad for name, p in twin.named_parameters()}
+    assert ours.keys() == step.gradients.keys()
+    assert max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-3
+    for name, gradient in step.gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards):
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    random_model(seed=1).save_pretrained(tmp_path / "reference")
+    model = random_model(seed=0)
+    model.config._name_or_path = str(tmp_path / "reference")  # where TRL takes the reference from
+    twin = copy.deepcopy(model)  # before TRL patches the forward pass
+    rewards, advantages = [], []
+
+    def reward(completions, **_):
+        rewards.append([sum(map(int, filter(str.isdigit, c))) % 5 / 4 for c in completions])
+        return rewards[-1]
+
+    class Noting(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            scored = super()._generate_and_score_completions(inputs)
+            advantages.append(scored["advantages"])  # still in the order of the rewards
+            return scored
+
+    args = GRPOConfig(
+        **common_arguments(tmp_path),
+        per_device_train_batch_size=MICRO_BATCH,
+        num_generations=GROUP,
+        max_completion_length=MAX_ANSWER_TOKENS,
+        temperature=TEMPERATURE,
+        num_iterations=2,
+        max_steps=2,
+        learning_rate=0.3,
+        loss_type=loss_type,
+        beta=beta,
+        use_bias_correction_kl=False,  # on by default in TRL: k3 times the ratio (DeepSeek-V3.2), not GRPO's eq. 4
+        epsilon=0.2,
+        epsilon_high=clip_high,
+        scale_rewards=scale_rewards,
+    )
+    prompts = [{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)]
+    trainer = recording(
+        Noting,
+        model=model,
+        args=args,
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list(prompts),
+        processing_class=tokenizer,
+    )
+    return trainer, twin, rewards, advantages
+
+
+def our_grpo_losses(step, twin, *, loss_type, beta, clip_high):
+    tokens = sum(inputs["completion_mask"].sum() for inputs in step.inputs)
+    sequences = MICRO_BATCH * len(step.inputs)
+    for inputs in step.inputs:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length = inputs["completion_ids"].size(1)
+        logits = twin(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
+        log_probs = token_log_probs(logits, inputs["completion_ids"], TEMPERATURE)
+        mask = inputs["completion_mask"]
+        yield grpo_loss(
+            log_probs,
+            inputs["old_per_token_logps"],
+            inputs["advantages"].double(),
+            mask,
+            clip_low=0.2,
+            clip_high=clip_high,
+            aggregation=AGGREGATIONS[loss_type],
+            max_answer_tokens=1 if loss_type == "luspo" else MAX_ANSWER_TOKENS,
+            # bnpo averages over each micro-batch, then over micro-batches; all others over the global batch.
+            token_count=mask.sum() * len(step.inputs) if loss_type == "bnpo" else tokens,
+            sequence_count=sequences,
+            reference_log_probs=inputs.get("ref_per_token_logps"),
+            kl_weight=beta,
+        )
+
+
+@pytest.mark.parametrize("clip_high", [0.2, 0.28], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("beta", [0.0, 0.1], ids=["without-kl", "with-kl"])
+@pytest.mark.parametrize("loss_type", AGGREGATIONS)
+def test_grpo_loss_and_gradients(tmp_path, tokenizer, loss_type, beta, clip_high):
+    trainer, twin, _, _ = grpo_trainer(
+        tmp_path, tokenizer, loss_type=loss_type, beta=beta, clip_high=clip_high, scale_rewards="group"
+    )
+    trainer.train()
+    on_policy, off_policy = trainer.steps[:2]
+    assert len(on_policy.inputs) == len(off_policy.inputs) == MICRO_BATCHES
+    for step in (on_policy, off_policy):
+        twin.load_state_dict(step.weights)
+        ours = list(our_grpo_losses(step, twin, loss_type=loss_type, beta=beta, clip_high=clip_high))
+        assert_step_equals(step, twin, [loss for loss, _ in ours])
+        stats = [stats for _, stats in ours]
+        assert any(s["clip_fraction"] > 0 for s in stats) == (step is off_policy)  # else the clip would go untested
+        compared = {"clip_low_fraction": "clip_ratio/low_mean", "clip_high_fraction": "clip_ratio/high_mean"}
+        for name, theirs in (compared | {"kl": "kl"} if beta else compared).items():
+            pairs = [s[name].item() for s in stats], [m[theirs] for m in step.metrics]
+            assert pairs[0] == pytest.approx(pairs[1], rel=0, abs=TOLERANCE), name
+
+
+@pytest.mark.parametrize(
+    ("scale_rewards", "scale"), [("group", AdvantageScale.std), ("none", AdvantageScale.none)], ids=["std", "none"]
+)
+def test_group_advantages(tmp_path, tokenizer, scale_rewards, scale):
+    trainer, _, rewards, advantages = grpo_trainer(
+        tmp_path, tokenizer, loss_type="dapo", beta=0.0, clip_high=0.2, scale_rewards=scale_rewards
+    )
+    trainer.train()
+    ours = group_advantages(torch.tensor(rewards[0], dtype=torch.float64).view(-1, GROUP), scale)
+    assert ours.abs().max() > 0
+    # TRL keeps rewards in float32, hence a difference of its rounding.
+    torch.testing.assert_close(ours.flatten(), advantages[0].double(), rtol=0, atol=TOLERANCE)
+
+
+def test_sft_loss_and_gradients(tmp_path, tokenizer):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model = random_model(seed=0)
+    twin = copy.deepcopy(model)
+    args = SFTConfig(
+        **common_arguments(tmp_path),
+        per_device_train_batch_size=SFT_MICRO_BATCH,
+        max_steps=2,
+        learning_rate=0.1,
+        completion_only_loss=True,
+    )
+    sums = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a in (1, 23, 456) for b in (4, 56, 789, 9999)]
+    trainer = recording(
+        SFTTrainer, model=model, args=args, train_dataset=Dataset.from_list(sums), processing_class=tokenizer
+    )
+    trainer.train()
+    for step in trainer.steps[:2]:
+        twin.load_state_dict(step.weights)
+        masks = [inputs["labels"][:, 1:] != -100 for inputs in step.inputs]
+        prompt_tokens = [
+            inputs["attention_mask"][:, 1:].bool() & ~m for inputs, m in zip(step.inputs, masks, strict=True)
+        ]
+        assert all(tokens.any() for tokens in prompt_tokens)
+        token_count = sum(mask.sum() for mask in masks)
+        losses = []
+        for inputs, mask in zip(step.inputs, masks, strict=True):
+            logits = twin(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            losses.append(sft_loss(logits[:, :-1], inputs["input_ids"][:, 1:], mask, token_count))
+        assert_step_equals(step, twin, losses)
