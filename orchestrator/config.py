@@ -43,19 +43,29 @@ class RecipeConfig:
 class ClusterConfig:
     """Where bundles run. `implementation` is `package.module:Class`; `devices` 0 takes all there are.
 
-    share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. preload: modules that
-    the forkserver imports before it forks. stop_grace_s: how long a bundle may take to reach a step boundary.
+    share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. max_attempts: how
+    often a stage may be lost with its worker. Fields that a subclass adds go to the implementation's constructor.
     """
 
     name: str = MISSING
     implementation: str = MISSING
-    address: str = ""
     devices: int = 0
     devices_per_trial: int = 1
     share_per_trial: float = 1.0
+    max_attempts: int = 3
+
+
+@dataclass
+class RayClusterConfig(ClusterConfig):
+    """`address` of a running Ray cluster; empty starts one on this machine for the time of the study.
+
+    preload: modules that the forkserver imports before it forks. stop_grace_s: how long a bundle that is asked to
+    stop may take to reach a step boundary.
+    """
+
+    address: str = ""
     preload: list[str] = field(default_factory=list)
     stop_grace_s: float = 10.0
-    max_attempts: int = 3
 
 
 @dataclass
@@ -125,6 +135,7 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("task", "base_task"): TaskConfig,
     ("deepspeed", "base_deepspeed"): DeepSpeedConfig,
     ("cluster", "base_cluster"): ClusterConfig,
+    ("cluster", "base_ray"): RayClusterConfig,
     ("ordering", "base_policy"): PolicyConfig,
     ("packing", "base_policy"): PolicyConfig,
     ("stopping", "base_policy"): PolicyConfig,
@@ -190,7 +201,6 @@ _TOP_CHECKS: tuple[Check, ...] = (
     ("cluster.devices", _at_least(0), "use 0 for all devices, or how many to take"),
     ("cluster.devices_per_trial", *_COUNT),
     ("cluster.share_per_trial", _fraction, "use a fraction of a device, above 0 and at most 1"),
-    ("cluster.stop_grace_s", _positive, "use a positive number of seconds"),
     ("cluster.max_attempts", *_COUNT),
 )
 
@@ -232,6 +242,8 @@ def validate(config: Mapping[str, Any]) -> None:
         _apply(_STAGE_CHECKS, stage, prefix)
         _apply(_ALGORITHM_CHECKS.get(stage["algorithm"]["name"], ()), stage, prefix)
         _check_gang(config, stage, prefix)
+    if config["cluster"].get("stop_grace_s", 1.0) <= 0:
+        raise ConfigError("cluster.stop_grace_s", config["cluster"]["stop_grace_s"], "use a positive number of seconds")
     model = config["model"]
     if model["d_model"] % model["heads"] or (model["d_model"] // model["heads"]) % 2:
         raise ConfigError(
@@ -282,4 +294,4 @@ def _check_gang(config: Mapping[str, Any], stage: Mapping[str, Any], prefix: str
 def _check_data(config: Mapping[str, Any]) -> None:
     task = config["task"]
     if task["source"] == "jsonl" and not Path(task["path"]).is_file():
-        raise ConfigError("task.path", task["path"], "no such file; give a JSONL file with prompt and answer per line")
+        raise ConfigError("task.path", repr(task["path"]), "no such file; give one with a JSON object per line")

@@ -26,13 +26,15 @@ from orchestrator.schema import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySubmitted:
     """Trials to run. `demands` maps each of their stages' keys to what it asks for; `available_stages` the keys whose
-    outputs already exist to the outcome they gave."""
+    outputs already exist to the outcome they gave. A study that is resumed brings its trials as they were (those that
+    are over stay so) and the closed `ledger` of its earlier life."""
 
     at: float
     study: Study
     trials: tuple[Trial, ...]
     demands: Mapping[str, Demand]
     available_stages: Mapping[str, Outcome] = field(default_factory=dict)
+    ledger: tuple[Allocation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ over one snapshot, commits every change to the store, and only then acts on it.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.events import (
@@ -26,7 +26,7 @@ from orchestrator.events import (
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
 from orchestrator.ports import Clock, Cluster, Store, Tracker
-from orchestrator.schema import Demand, Study, Trial, TrialState, Variant
+from orchestrator.schema import Allocation, Demand, Outcome, Study, Trial, TrialState, Variant
 from orchestrator.state import SchedulerState
 from orchestrator.stopping import StoppingPolicy
 
@@ -68,9 +68,9 @@ class SchedulingLoop:
                 raise TimeoutError(f"no node offered a device within {timeout_s:.0f} s")
             self._carry_out(self._decide(self._cluster.poll(timeout_s=1.0)))
 
-    def submit(self, study: Study, variants: Sequence[Variant], demands: dict[str, Demand], *, reuse: bool) -> None:
-        """Queue a study's trials. With `reuse`, shared stages that an earlier study completed are taken from there;
-        a variant's last stage always runs: it is the experiment that was asked for."""
+    def submit(self, study: Study, variants: Sequence[Variant], demands: Mapping[str, Demand], *, reuse: bool) -> None:
+        """Queue a new study's trials. With `reuse`, shared stages that an earlier study completed are taken from
+        there; a variant's last stage always runs: it is the experiment that was asked for."""
         trials = tuple(
             Trial(
                 trial_id=f"{study.study_id}-{number:04d}",
@@ -81,15 +81,49 @@ class SchedulingLoop:
             )
             for number, variant in enumerate(variants)
         )
-        prefixes = sorted({stage.key for variant in variants for stage in variant.stages[:-1]}) if reuse else []
-        known = self._store.completed_stages(prefixes)
+        prefixes = {stage.key for variant in variants for stage in variant.stages[:-1]} if reuse else set()
+        self._queue(study, trials, demands, self._outputs_at_hand(prefixes))
+
+    def resume(self, study: Study, trials: Sequence[Trial], demands: Mapping[str, Demand], ended_at: float) -> None:
+        """Queue what an earlier process, which ended at `ended_at`, left undecided. Its open allocations are closed
+        at that time and charged; whatever its trials had completed is taken as it is."""
+        study = replace(study, ended_at=None)
+        ledger = []
+        charged = {trial.trial_id: trial for trial in trials}
+        for allocation in self._store.allocations(study.study_id):
+            if allocation.closed_at is None:
+                allocation = replace(allocation, closed_at=max(ended_at, allocation.opened_at))
+                part = allocation.device_seconds(ended_at) / len(allocation.trial_ids)
+                for trial_id in allocation.trial_ids:
+                    trial = charged[trial_id]
+                    charged[trial_id] = replace(trial, gpu_seconds=trial.gpu_seconds + part)
+            ledger.append(allocation)
+        self._store.apply([RecordAllocation(allocation=allocation) for allocation in ledger])
+        at_hand = self._outputs_at_hand({s.key for trial in trials for s in trial.variant.stages[:-1]})
+        again = tuple(_undecided(trial, at_hand) for trial in charged.values())
+        self._queue(study, again, demands, at_hand, ledger=tuple(ledger))
+
+    def _outputs_at_hand(self, stage_keys: Collection[str]) -> dict[str, Outcome]:
+        """Completed stages whose output is still there, with the outcome they gave."""
+        known = self._store.completed_stages(sorted(stage_keys))
         there = self._cluster.available_outputs(list(known))
+        return {key: outcome for key, outcome in known.items() if key in there}
+
+    def _queue(
+        self,
+        study: Study,
+        trials: tuple[Trial, ...],
+        demands: Mapping[str, Demand],
+        available: Mapping[str, Outcome],
+        ledger: tuple[Allocation, ...] = (),
+    ) -> None:
         event = StudySubmitted(
             at=self._clock.now(),
             study=study,
             trials=trials,
             demands=demands,
-            available_stages={key: outcome for key, outcome in known.items() if key in there},
+            available_stages=available,
+            ledger=ledger,
         )
         self._tracker.study_started(study)
         self._carry_out(self._decide([event]))
@@ -163,3 +197,14 @@ class SchedulingLoop:
                     self._cluster.stop(instruction.bundle_id, instruction.reason)
                 case _:
                     pass
+
+
+def _undecided(trial: Trial, at_hand: Collection[str]) -> Trial:
+    """The trial as it waits again, if it isn't over with an answer or a failure of its own. What it was charged, and
+    the stages behind it whose outputs are at hand, stay."""
+    if trial.state.decided or trial.state is TrialState.FAILED:
+        return trial
+    waiting = replace(trial, state=TrialState.QUEUED, progress=0.0, ended_at=None, error="")
+    if all(stage.key in at_hand for stage in trial.variant.stages[: trial.stage_index]):
+        return waiting
+    return replace(waiting, stage_index=0, reused_stages=(), metrics={})

@@ -139,7 +139,9 @@ class SchedulerState:
                 if stage.key in event.available_stages and record.state is StageState.ABSENT:
                     record.state, record.outcome = StageState.COMPLETED, event.available_stages[stage.key]
             self.trials[trial.trial_id] = trial
-            instructions += self._wait_for_next_stage(trial.trial_id, event.at)
+            if not trial.state.terminal:
+                instructions += self._wait_for_next_stage(trial.trial_id, event.at)
+        self.closed += event.ledger
         return instructions
 
     def _wait_for_next_stage(self, trial_id: str, at: float) -> list[Instruction]:

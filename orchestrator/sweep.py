@@ -47,9 +47,9 @@ def compose_study(overrides: Sequence[str], config_dir: Path | None = None) -> C
     Raises ConfigError naming the override, group or field that is wrong.
     """
     with _hydra(config_dir):
-        base, sweep, fixed = _read(overrides)
-        swept_keys = {override.key_or_group for override in sweep}
         composer = _Composer()
+        base, sweep, fixed = _read(overrides, composer)
+        swept_keys = {override.key_or_group for override in sweep}
         variants = []
         for combination in _combinations([*sweep, *fixed]):
             config = _plain(composer.compose(combination), combination)
@@ -68,7 +68,7 @@ def compose_study(overrides: Sequence[str], config_dir: Path | None = None) -> C
 def compose_base(overrides: Sequence[str], config_dir: Path | None = None) -> str:
     """The composed base config as YAML, interpolations unresolved: what `--cfg job` prints. Raises ConfigError."""
     with _hydra(config_dir):
-        base, _, _ = _read(overrides)
+        base, _, _ = _read(overrides, _Composer())
         return OmegaConf.to_yaml(base)
 
 
@@ -147,14 +147,14 @@ def _hydra(config_dir: Path | None) -> Iterator[None]:
         yield
 
 
-def _read(overrides: Sequence[str]) -> tuple[DictConfig, list[Override], list[Override]]:
+def _read(overrides: Sequence[str], composer: _Composer) -> tuple[DictConfig, list[Override], list[Override]]:
     """The base config, the sweep (the study's, then the command line's own), and the other overrides."""
     given = _parse(overrides)
     fixed = [o for o in given if not o.is_sweep_override()]
     for override in given:
         if override.is_sweep_override() and override.key_or_group in _NOT_SWEPT:
             raise ConfigError(str(override.key_or_group), _value(override), "one study has one: give a single value")
-    base = _compose([_text(o) for o in fixed])
+    base = composer.compose([_text(o) for o in fixed])
     by_key = {str(o.key_or_group): o for o in given}
     sweep = []
     for key, values in dict(base.study.sweep).items():

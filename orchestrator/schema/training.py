@@ -79,10 +79,11 @@ class TaskConfig:
     with `prompt` and `answer` per line, and the reward is exact match. `answer_format`: `plain`, or `reversed` (the
     answer's characters in reverse order: the units come first, as in column addition). `commutative` marks
     two-operand problems in which a+b and b+a are one problem. A completion is right when the verifier scores it
-    >= `reward_threshold`.
+    >= `reward_threshold`. `loader` is the `package.module:function` that reads the task from (config, cache folder).
     """
 
     name: str = "addition"
+    loader: str = "experiments.tasks:load_task"
     source: str = "reasoning_gym"
     dataset: str = ""
     options: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,208 @@
+"""One study in one process, from submission to final report: the rooms put together around the scheduling loop.
+
+Implementations outside this package are named by dotted strings in the config and resolved here.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from orchestrator.config import ClusterConfig, ConfigError
+from orchestrator.estimate import stage_demand
+from orchestrator.home import Home
+from orchestrator.loop import SchedulingLoop
+from orchestrator.ordering import ORDERINGS
+from orchestrator.packing import PACKINGS
+from orchestrator.ports import Clock, Cluster, Tracker
+from orchestrator.report.document import build_report
+from orchestrator.report.live import LiveView
+from orchestrator.report.progress import progress_of
+from orchestrator.report.stored import find_study, print_document, write_report
+from orchestrator.schema import DeviceKind, Study
+from orchestrator.stopping import STOPPINGS
+from orchestrator.store.database import DatabaseStore
+from orchestrator.submission import Submission, resolve
+from orchestrator.throughput import throughput
+from orchestrator.tracking import build_tracker
+
+logger = logging.getLogger(__name__)
+
+DEVICES_TIMEOUT_S = 120.0
+TRACKER_TIMEOUT_S = 60.0
+# The cluster kills a bundle that is slow to stop; this only bounds the wait for its word.
+STOP_TIMEOUT_S = 60.0
+EXIT_DECIDED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+
+Queue = Callable[[SchedulingLoop, DeviceKind], Study]
+
+
+class SystemClock:
+    """Seconds since the epoch that never go back, whatever is done to the system's clock."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._offset + time.monotonic()
+
+
+def run_study(submission: Submission, home: Home) -> int:
+    """Run a new study to its end and print its report. Returns the exit code.
+
+    Raises ConfigError, ClusterUnavailable or TrackingUnavailable before any trial is queued.
+    """
+    clock = SystemClock()
+
+    def queue(loop: SchedulingLoop, kind: DeviceKind) -> Study:
+        study = submission.new_study(kind, clock.now())
+        reuse = bool(submission.config["study"]["reuse_stages"])
+        loop.submit(study, submission.variants, submission.demands(kind), reuse=reuse)
+        return study
+
+    return _execute(submission.config, home, clock, queue)
+
+
+def resume_study(study_id: str | None, home: Home) -> int:
+    """Continue the study (default: the last one) that an earlier process left undecided. Returns the exit code.
+
+    Raises ConfigError if there is no such study, or if a process is still running it.
+    """
+    store = DatabaseStore(home.store_url) if home.store_path.exists() else None
+    if store is None:
+        raise ConfigError("home", home.root, "no study was run here")
+    study = find_study(store, study_id)
+    trials = store.trials(study.study_id)
+    store.close()
+    with _study_lock(home, study.study_id) as ended_at:
+        cluster = study.config["cluster"]
+
+        def queue(loop: SchedulingLoop, kind: DeviceKind) -> Study:
+            stages = {stage.key: stage for trial in trials for stage in trial.variant.stages}
+            demands = {key: stage_demand(stage, cluster, kind) for key, stage in stages.items()}
+            loop.resume(study, trials, demands, ended_at)
+            return study
+
+    return _execute(study.config, home, SystemClock(), queue)
+
+
+def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) -> int:
+    console = Console()
+    home.prepare()
+    tracker: Tracker = build_tracker(
+        config["tracking"]["name"], uri=config["tracking"]["uri"] or home.mlflow_uri, artifacts=home.artifacts
+    )
+    tracker.check()
+    with contextlib.ExitStack() as stack:
+        if not config["cluster"].get("address"):
+            stack.enter_context(_machine_lock(console))
+        store = DatabaseStore(home.store_url)
+        stack.callback(store.close)
+        cluster = _build_cluster(config["cluster"], home)
+        stack.callback(cluster.close)
+        cluster.start()
+        loop = SchedulingLoop(
+            cluster=cluster,
+            store=store,
+            tracker=tracker,
+            clock=clock,
+            ordering=ORDERINGS[config["ordering"]["name"]],
+            packing=PACKINGS[config["packing"]["name"]],
+            stopping=STOPPINGS[config["stopping"]["name"]],
+            max_attempts=config["cluster"]["max_attempts"],
+        )
+        loop.wait_for_devices(DEVICES_TIMEOUT_S)
+        _check_gang(config["cluster"], loop)
+        kind = next(iter(loop.state.devices.values())).kind
+        study = queue(loop, kind)
+        with _study_lock(home, study.study_id):
+            interrupted = _cycle_to_the_end(loop, study, home, console, clock)
+            study = loop.close_study(study.study_id)
+            cluster.close()
+            _finish(loop, study, home, console, tracker, clock)
+    states = [trial.state for trial in loop.state.study_trials(study.study_id)]
+    if interrupted:
+        console.print(f"interrupted; continue with: orchestrator resume {study.study_id}")
+        return EXIT_INTERRUPTED
+    return EXIT_DECIDED if all(state.decided for state in states) else EXIT_FAILED
+
+
+def _cycle_to_the_end(loop: SchedulingLoop, study: Study, home: Home, console: Console, clock: Clock) -> bool:
+    """True if Ctrl-C ended it: bundles were then given the time to checkpoint at a step boundary."""
+    lock = home.lock_path(study.study_id)
+    with LiveView(console) as view:
+
+        def observe() -> None:
+            os.utime(lock)
+            view.update(progress_of(loop.state, study.study_id, clock.now()))
+
+        try:
+            loop.run(study.study_id, observe)
+        except KeyboardInterrupt:
+            loop.end_study(study.study_id, "interrupted by Ctrl-C", STOP_TIMEOUT_S)
+            return True
+    return False
+
+
+def _finish(loop: SchedulingLoop, study: Study, home: Home, console: Console, tracker: Tracker, clock: Clock) -> None:
+    trials = loop.state.study_trials(study.study_id)
+    allocations = loop.state.allocations(study.study_id)
+    document = build_report(study, trials, allocations, clock.now())
+    files = write_report(document, home.report_folder(study.study_id))
+    tracker.study_finished(study, throughput(trials, allocations, clock.now()), files)
+    print_document(document, console)
+    if not tracker.close(TRACKER_TIMEOUT_S):
+        console.print(f"warning: the tracking server did not take all records within {TRACKER_TIMEOUT_S:.0f} s")
+
+
+def _build_cluster(cluster: Mapping[str, Any], home: Home) -> Cluster:
+    """The implementation takes the home, the artifacts, how many devices, and what its own config adds."""
+    implementation = resolve(cluster["implementation"], "cluster.implementation")
+    own = {name: value for name, value in cluster.items() if name not in ClusterConfig.__dataclass_fields__}
+    built: Cluster = implementation(home=home.root, artifacts=home.artifacts, devices=cluster["devices"], **own)
+    return built
+
+
+def _check_gang(cluster: Mapping[str, Any], loop: SchedulingLoop) -> None:
+    by_node: dict[str, int] = {}
+    for device in loop.state.devices.values():
+        by_node[device.node_id] = by_node.get(device.node_id, 0) + 1
+    if cluster["devices_per_trial"] > max(by_node.values()):
+        remedy = f"the largest node has {max(by_node.values())} device(s); use at most that many"
+        raise ConfigError("cluster.devices_per_trial", cluster["devices_per_trial"], remedy)
+
+
+@contextlib.contextmanager
+def _machine_lock(console: Console) -> Iterator[None]:
+    """Only one study at a time takes a machine's devices for itself: two would each believe to have all of them."""
+    path = Path(tempfile.gettempdir()) / f"orchestrator-devices-{os.getuid()}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print("another run holds this machine's devices; waiting for it to end (Ctrl-C gives up)")
+        lock.acquire()
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def _study_lock(home: Home, study_id: str) -> Iterator[float]:
+    """Held while a process runs a study. Yields when the last one that did was last alive [s since the epoch]."""
+    path = home.lock_path(study_id)
+    alive_at = path.stat().st_mtime if path.exists() else 0.0
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError("study", study_id, "a process is running it; watch it with `orchestrator report`") from None
+    with lock:
+        yield alive_at

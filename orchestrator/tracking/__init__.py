@@ -1,0 +1,39 @@
+"""Where leads look: trackers record studies and trials for people, never for the scheduler.
+
+Every tracker fulfils `orchestrator.ports.Tracker` and describes runs in the words of `tracking.runs`. Importing this
+package imports no tracking backend; MLflow is first imported in the writer's own thread.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from orchestrator.ports import Tracker
+
+__all__ = ["TRACKERS", "build_tracker"]
+
+
+def _memory(uri: str, artifact_root: Path) -> Tracker:
+    from orchestrator.tracking.memory import MemoryTracker
+
+    return MemoryTracker()
+
+
+def _mlflow(uri: str, artifact_root: Path) -> Tracker:
+    from orchestrator.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(uri, artifact_root)
+
+
+TRACKERS: Final[Mapping[str, Callable[[str, Path], Tracker]]] = {"memory": _memory, "mlflow": _mlflow}
+
+
+def build_tracker(name: str, *, uri: str = "", artifact_root: Path = Path("artifacts")) -> Tracker:
+    """The tracker of that name; nothing is opened before its `check` or first record.
+
+    `uri` is where an external tracker writes (`sqlite:////path/mlflow.db`, `http://host:5000`); `artifact_root` is the
+    folder for the artifacts of runs that no server stores. Raises ValueError for a name that is not in `TRACKERS`.
+    """
+    if name not in TRACKERS:
+        raise ValueError(f"tracking={name}: no such tracker; use one of {', '.join(sorted(TRACKERS))}")
+    return TRACKERS[name](uri, artifact_root)

@@ -1,0 +1,147 @@
+"""How a study and its trials look as tracked runs: names, tags, params, final metrics, status. Pure.
+
+Every tracker writes these words, so that a reader (or a test) finds the same things whichever one is configured. A
+study is a parent run, each trial a child run of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+from orchestrator.schema import Study, Trial, TrialState
+
+CONFIG_FILE: Final = "config.yaml"
+"""The artifact that holds a run's resolved config."""
+
+ERROR_FILE: Final = "error.txt"
+"""The artifact that holds all of a failed trial's error; its `error` tag is shortened to fit a table cell."""
+
+MAX_ERROR_TAG_CHARS: Final = 500
+MAX_RUN_NAME_CHARS: Final = 120
+
+
+class RunStatus(StrEnum):
+    """The life of a tracked run, in MLflow's words."""
+
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+STATUS_OF: Final[Mapping[TrialState, RunStatus]] = {
+    TrialState.QUEUED: RunStatus.SCHEDULED,
+    TrialState.RUNNING: RunStatus.RUNNING,
+    TrialState.PAUSED: RunStatus.SCHEDULED,
+    TrialState.COMPLETED: RunStatus.FINISHED,
+    # A pruned trial gave its answer; its `state` tag tells it from a completed one.
+    TrialState.PRUNED: RunStatus.FINISHED,
+    TrialState.FAILED: RunStatus.FAILED,
+    TrialState.CANCELLED: RunStatus.KILLED,
+}
+
+
+def experiment_name(study: Study) -> str:
+    """Unique per study, and sorted by what the researcher called it."""
+    return f"{study.name}/{study.study_id}"
+
+
+def study_tags(study: Study) -> dict[str, str]:
+    """Tags of the parent run."""
+    return {
+        "orchestrator.kind": "study",
+        "study_id": study.study_id,
+        "device_kind": str(study.device_kind),
+        "sweep": " ".join(study.sweep),
+        **_revision_tags(study),
+    }
+
+
+def trial_tags(study: Study, trial: Trial) -> dict[str, str]:
+    """Tags of a child run that stay as they are from its first record to its last."""
+    return {
+        "orchestrator.kind": "trial",
+        "study_id": study.study_id,
+        "trial_id": trial.trial_id,
+        "trial_number": str(trial.number),
+        "device_kind": str(study.device_kind),
+        "variant_key": trial.variant.key,
+        "algorithm": trial.variant.algorithm,
+        "overrides": " ".join(trial.variant.overrides),
+        **_revision_tags(study),
+    }
+
+
+def state_tags(trial: Trial) -> dict[str, str]:
+    """Tags of a child run that follow the trial's state."""
+    tags = {"state": str(trial.state), "attempt": str(trial.attempt), "stages_reused": str(len(trial.reused_stages))}
+    if trial.error:
+        tags["error"] = shorten_error(trial.error)
+    return tags
+
+
+def run_name(trial: Trial) -> str:
+    """`003 grpo optimizer.lr=0.001 seed=2`: sorts by number and reads without opening the run."""
+    swept = [text for text in trial.variant.overrides if not text.startswith("algorithm=")]
+    name = " ".join([f"{trial.number:03d}", trial.variant.algorithm, *swept])
+    return name if len(name) <= MAX_RUN_NAME_CHARS else name[: MAX_RUN_NAME_CHARS - 1] + "…"
+
+
+def final_metrics(trial: Trial) -> dict[str, float]:
+    """What an ended trial achieved and what it cost [`gpu_seconds`: device-seconds held]."""
+    return {**trial.metrics, "gpu_seconds": trial.gpu_seconds, "budget_fraction": trial.budget_fraction}
+
+
+def shorten_error(error: str) -> str:
+    """The end of an error, where a traceback says what went wrong, in at most `MAX_ERROR_TAG_CHARS` characters."""
+    text = error.strip()
+    return text if len(text) <= MAX_ERROR_TAG_CHARS else "…" + text[-(MAX_ERROR_TAG_CHARS - 1) :]
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, str]:
+    """Nested config as dotted names and text values: numbers, booleans, lists and null as in JSON, strings as they are.
+
+    Nothing is shortened; an empty mapping stays visible as `{}`.
+    """
+    return {name: value if isinstance(value, str) else _json(value) for name, value in _leaves(config, "")}
+
+
+def config_yaml(config: Mapping[str, Any]) -> str:
+    """The resolved config as YAML in its own order; enums and tuples become plain text and lists."""
+    import yaml
+
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _revision_tags(study: Study) -> dict[str, str]:
+    """The revision under our own name and under the one that MLflow's pages link; nothing if it is unknown."""
+    if not study.git_revision:
+        return {}
+    return {"git_revision": study.git_revision, "mlflow.source.git.commit": study.git_revision}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)

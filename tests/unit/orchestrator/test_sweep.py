@@ -1,0 +1,116 @@
+"""Overrides become variants; whatever can't run is refused with the field, the value and what would do."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import ConfigError
+from orchestrator.sweep import compose_base, compose_study
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose_study(overrides)
+    return str(caught.value)
+
+
+def test_the_default_study_has_sixteen_variants_behind_one_warm_up() -> None:
+    composed = compose_study(["study=rl_vs_sft"])
+    assert len(composed.variants) == 16
+    assert len({v.stages[0].key for v in composed.variants}) == 1
+    assert len({v.key for v in composed.variants}) == 16
+
+
+def test_the_command_line_replaces_the_studys_sweep_key_by_key() -> None:
+    composed = compose_study(["study=rl_vs_sft", "algorithm=grpo", "optimizer.lr=3e-4,1e-3", "seed=range(0,4)"])
+    assert composed.sweep == ("algorithm=grpo", "optimizer.lr=3e-4,1e-3", "seed=range(0,4)")
+    assert {v.algorithm for v in composed.variants} == {"grpo"}
+    assert len(composed.variants) == 8
+
+
+def test_a_sweep_over_another_key_is_added_to_the_studys() -> None:
+    composed = compose_study(["study=rl_vs_sft", "algorithm=sft", "seed=0", "model.layers=1,2"])
+    assert [v.overrides for v in composed.variants[:2]] == [
+        ("algorithm=sft", "optimizer.lr=0.0005", "seed=0", "model.layers=1"),
+        ("algorithm=sft", "optimizer.lr=0.0005", "seed=0", "model.layers=2"),
+    ]
+
+
+def test_variants_composed_by_setting_values_equal_hydras_own_composition() -> None:
+    swept = compose_study(["algorithm=sft,grpo", "optimizer.lr=1e-3,2e-3", "seed=3"])
+    for variant in swept.variants:
+        alone = compose_study([*variant.overrides, "seed=3"])
+        assert alone.variants[0].config | {"study": 0} == dict(variant.config) | {"study": 0}
+
+
+def test_without_a_sweep_there_is_one_variant() -> None:
+    assert len(compose_study([]).variants) == 1
+
+
+def test_where_a_variant_runs_is_not_in_its_key() -> None:
+    here, there = compose_study([]), compose_study(["cluster.share_per_trial=0.5", "packing=exclusive"])
+    assert here.variants[0].key == there.variants[0].key
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=2e-3", "seed=1", "task.seed=1", "evaluation.every_steps=7"])
+def test_what_affects_the_result_is_in_the_key(override: str) -> None:
+    assert compose_study([]).variants[0].key != compose_study([override]).variants[0].key
+
+
+def test_the_bytes_of_a_data_file_are_in_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    keys = []
+    for answer in ("1", "2"):
+        path.write_text(f'{{"prompt": "a", "answer": "{answer}"}}\n')
+        keys.append(compose_study(["task=jsonl", f"task.path={path}"]).variants[0].key)
+    assert keys[0] != keys[1]
+
+
+def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() -> None:
+    text = compose_base(["study=rl_vs_sft", "seed=0,1"])
+    assert "name: rl_vs_sft" in text
+    assert "seed: 0,1" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("study=nope", "study=nope: there is: rl_vs_sft, single"),
+        ("packing=bestfit", "packing=bestfit: did you mean best_fit? there is: best_fit, exclusive"),
+        ("optimizer.lrr=3", "optimizer.lrr=3: unknown key; did you mean lr?"),
+        ("frobnicate=1", "frobnicate=1: unknown key"),
+        ("optimizer.lr=abc", "optimizer.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: use a positive learning rate such as 1e-3"),
+        ("optimizer.lr=1e-3,-1", "optimizer.lr=-1.0: use a positive learning rate such as 1e-3"),
+        ("cluster.share_per_trial=1.5", "cluster.share_per_trial=1.5: use a fraction of a device"),
+        ("cluster.devices=-1", "cluster.devices=-1: use 0 for all devices"),
+        ("deepspeed.zero_optimization.stage=4", "deepspeed.zero_optimization.stage=4: use a ZeRO stage"),
+        ("model.heads=3", "model.heads=3: use a number that splits d_model=64"),
+        ("recipe.stages.warmup.optimizer.lr=-3", "recipe.stages.warmup.optimizer.lr=-3.0: use a positive"),
+        ("study=single,rl_vs_sft", "study=single,rl_vs_sft: one study has one"),
+        ("seed=range(0", "override='seed=range(0'"),
+        ("nonsense", "override='nonsense': missing EQUAL"),
+        ("=3", "config=?"),
+        ("optimizer.lr=interval(1e-5,1e-2)", "sweep=optimizer.lr=interval(1e-5,1e-2)"),
+        ("seed=-1", "seed=-1: use a whole number from 0"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_words(override: str, message: str) -> None:
+    assert refused(override).startswith(message)
+
+
+def test_a_group_of_one_completion_is_refused() -> None:
+    assert refused("algorithm=grpo", "algorithm.group_size=1").startswith("algorithm.group_size=1: use at least 2")
+
+
+def test_a_missing_data_file_is_refused() -> None:
+    assert refused("task=jsonl", "task.path=/nowhere.jsonl").startswith("task.path='/nowhere.jsonl': no such file")
+
+
+def test_a_data_file_that_nobody_named_is_refused() -> None:
+    assert refused("task=jsonl").startswith("task.path='': no such file; give one")
+
+
+def test_a_global_batch_that_does_not_split_over_the_gang_is_refused() -> None:
+    message = refused("algorithm.batch_size=31", "cluster.devices_per_trial=2")
+    assert "algorithm.batch_size=31: use a multiple of" in message
