@@ -89,7 +89,7 @@ def run(
 
             print_plan(submission)
             return
-        from orchestrator.session import run_study
+        from orchestrator.execution import run_study
 
         raise typer.Exit(run_study(submission, home))
 
@@ -101,7 +101,7 @@ def resume(
     """Continue a study that was interrupted or whose process died; decided trials are kept."""
     with _refusals():
         from orchestrator.home import Home
-        from orchestrator.session import resume_study
+        from orchestrator.execution import resume_study
 
         raise typer.Exit(resume_study(study_id, Home.from_environment()))
 

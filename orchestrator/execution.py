@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from orchestrator.clock import SystemClock
 from orchestrator.config import ClusterConfig, ConfigError
 from orchestrator.estimate import stage_demand
 from orchestrator.home import Home
@@ -23,9 +23,11 @@ from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
 from orchestrator.ports import Clock, Cluster, Tracker
 from orchestrator.report.document import build_report
+from orchestrator.report.files import write_report_files
 from orchestrator.report.live import LiveView
 from orchestrator.report.progress import progress_of
-from orchestrator.report.stored import find_study, print_document, write_report
+from orchestrator.report.stored import find_study, open_store
+from orchestrator.report.table import print_tables
 from orchestrator.schema import DeviceKind, Study
 from orchestrator.stopping import STOPPINGS
 from orchestrator.store.database import DatabaseStore
@@ -42,17 +44,6 @@ STOP_TIMEOUT_S = 60.0
 EXIT_DECIDED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 Queue = Callable[[SchedulingLoop, DeviceKind], Study]
-
-
-class SystemClock:
-    """Seconds since the epoch that never go back, whatever is done to the system's clock."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self._offset + time.monotonic()
 
 
 def run_study(submission: Submission, home: Home) -> int:
@@ -76,9 +67,7 @@ def resume_study(study_id: str | None, home: Home) -> int:
 
     Raises ConfigError if there is no such study, or if a process is still running it.
     """
-    store = DatabaseStore(home.store_url) if home.store_path.exists() else None
-    if store is None:
-        raise ConfigError("home", home.root, "no study was run here")
+    store = open_store(home)
     study = find_study(store, study_id)
     trials = store.trials(study.study_id)
     store.close()
@@ -156,9 +145,9 @@ def _finish(loop: SchedulingLoop, study: Study, home: Home, console: Console, tr
     trials = loop.state.study_trials(study.study_id)
     allocations = loop.state.allocations(study.study_id)
     document = build_report(study, trials, allocations, clock.now())
-    files = write_report(document, home.report_folder(study.study_id))
+    files = write_report_files(document, home.report_folder(study.study_id))
     tracker.study_finished(study, throughput(trials, allocations, clock.now()), files)
-    print_document(document, console)
+    print_tables(document, console)
     if not tracker.close(TRACKER_TIMEOUT_S):
         console.print(f"warning: the tracking server did not take all records within {TRACKER_TIMEOUT_S:.0f} s")
 

@@ -8,7 +8,7 @@ that draw their operators at random and have no such option themselves.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -21,33 +21,46 @@ _RESERVED = ("seed", "size")
 _OPERATORS = frozenset({"+", "-", "*", "/", "%", "**", "//"})
 
 
-def generate(config: TaskConfig) -> Iterator[Problem]:
-    """`config.size` problems as reasoning-gym draws them, less those that `operators` leaves out. May repeat.
+def generate(config: TaskConfig) -> list[Problem]:
+    """What of reasoning-gym's first `config.size` entries can be trained on. Problems may repeat.
+
+    Left out are entries with operators other than the `operators` option's, with a character that `CharTokenizer` lacks
+    (`aërial` among English words), and with a reference answer that their own verifier does not accept (`None`, where
+    a data set only checks solutions).
 
     Raises:
-        TaskError: for an unknown data set or option, a template that does not fit the entries, a character that
-            `CharTokenizer` lacks, and a data set whose reference answers its own verifier does not accept.
+        TaskError: for an unknown data set or option, a template that does not fit the entries, and a data set of which
+            no entry can be used.
     """
     dataset, operators = _build(config)
     trained = answer_format(config)
-    encode = CharTokenizer().encode
+    problems: list[Problem] = []
+    obstacle = None
     for index in range(config.size):
         entry = dataset[index]
         if operators is not None and not _operators_of(entry, config) <= operators:
             continue
-        text = _json(entry, config)
-        # The verifier gets the entry as the cache gives it back, so what is proved here holds for every trial.
-        if not _accepts(dataset, entry["answer"], json.loads(text)):
-            raise TaskError(
-                f"task.dataset={config.dataset!r}: its verifier does not accept its own answer "
-                f"({str(entry['answer'])[:80]!r}, entry {index}), so it cannot be learned from; choose another data set"
-            )
-        prompt = _prompt(entry, config)
-        try:
-            encode(prompt + entry["answer"])
-        except ValueError as error:
-            raise TaskError(f"task.dataset={config.dataset!r}, entry {index}: {error}") from None
-        yield Problem(prompt, trained(entry["answer"]), text)
+        prompt, text = _prompt(entry, config), _json(entry, config)
+        entry_obstacle = _obstacle(dataset, entry["answer"], prompt, text)
+        if entry_obstacle is None:
+            problems.append(Problem(prompt, trained(entry["answer"]), text))
+        else:
+            obstacle = entry_obstacle
+    if obstacle is not None and not problems:
+        raise TaskError(f"task.dataset={config.dataset!r}: no entry can be used, since {obstacle}; choose another one")
+    return problems
+
+
+def _obstacle(dataset: Any, answer: Any, prompt: str, entry: str) -> str | None:
+    """Why this entry cannot be trained on, if so."""
+    # The verifier gets the entry as the cache will give it back, so what is proved here holds for every trial.
+    if not isinstance(answer, str) or not dataset.score_answer(answer, json.loads(entry)) >= 1.0:
+        return f"its verifier does not accept its own answer {str(answer)[:80]!r}"
+    try:
+        CharTokenizer().encode(prompt + answer)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class ReasoningGymVerifier:
@@ -125,7 +138,3 @@ def _json(entry: Mapping[str, Any], config: TaskConfig) -> str:
         return json.dumps(entry)
     except TypeError as error:
         raise TaskError(f"task.dataset={config.dataset!r}: its entries cannot be stored ({error})") from None
-
-
-def _accepts(dataset: Any, answer: Any, entry: Mapping[str, Any]) -> bool:
-    return isinstance(answer, str) and dataset.score_answer(answer, entry) >= 1.0

@@ -12,8 +12,8 @@ POINTS = 3
 
 def succeed(assignment, channel):
     """Reports three points, writes one file."""
-    for step in range(POINTS):
-        channel.report(step, {"train/loss": 1.0 / (step + 1)}, (step + 1) / POINTS)
+    for step in range(1, POINTS + 1):
+        channel.report(step, {"train/loss": 1.0 / step}, step / POINTS)
     Path(assignment.output_dir, "weights.bin").write_bytes(bytes(range(256)) * 16)
     return Outcome(metrics={"eval/accuracy": 0.5}, busy_s=0.25, peak_memory_bytes=1234)
 
@@ -107,4 +107,15 @@ def write_place(assignment, channel):
             }
         )
     )
+    return Outcome()
+
+
+def leave_a_grandchild(assignment, channel):
+    """Forks a process that would outlive the stage, and tells its pid in a report."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+    channel.report(0, {"grandchild": float(pid)}, 0.5)
+    if assignment.stage.config.get("stay"):
+        time.sleep(600)
     return Outcome()

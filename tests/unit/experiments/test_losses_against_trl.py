@@ -4,6 +4,10 @@ TRL's trainers run as they are, on a tiny model with random weights: they sample
 subclasses here only take notes. At each optimizer step, what TRL has in `.grad` is compared with what ours gives for
 the micro-batches TRL trained on. Nothing is downloaded: the model, its reference and the tokenizer are built here.
 
+TRL's head computes log-probabilities in float32 whatever the weights are (`ChunkedLogProbFunction`, an optimisation for
+memory). So that float64 means float64, TRL's own unfused `selective_log_softmax_and_entropy` takes its place; further
+tests leave the head as it ships.
+
 TRL 1.16's `loss_type` names both aggregations and objectives. The aggregations, each of which is covered:
 grpo -> sequence; dapo -> token over the global batch; bnpo -> token over each micro-batch, averaged; dr_grpo ->
 constant; luspo -> constant with length 1 (with token-level ratios; its paper's sequence-level ratio is GSPO's
@@ -27,11 +31,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # TRL, accelerate and what they import, at import.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
 TOLERANCE = 1e-6
+FLOAT64_TOLERANCE = 1e-10
 GROUP, MICRO_BATCH, MICRO_BATCHES, MAX_ANSWER_TOKENS, TEMPERATURE = 4, 8, 2, 5, 0.8
 SFT_MICRO_BATCH = 3
 CHARACTERS = "0123456789+="
@@ -54,6 +57,28 @@ class Step:
     metrics: list[dict[str, float]] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class UnfusedHead:
+    """TRL's `ChunkedLogProbFunction` in the precision of its inputs, from TRL's own functions."""
+
+    @staticmethod
+    def apply(hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs):
+        from trl.trainer.utils import selective_log_softmax_and_entropy
+
+        assert bias is None
+        assert softcap is None
+        assert logit_scale == 1.0
+        logits = hidden @ weight.T
+        log_probs, entropy = selective_log_softmax_and_entropy(logits, targets, temperature=temperature)
+        return log_probs, entropy, None, None, logits.argmax(-1) == targets
+
+
+@pytest.fixture
+def float64_head(monkeypatch):
+    import trl.trainer.utils
+
+    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", UnfusedHead)
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +156,17 @@ def common_arguments(path):
     }
 
 
-def assert_step_equals(step, twin, losses):
+def assert_step_equals(step, twin, losses, tolerance):
     """`losses` are ours, of the step's micro-batches, computed from `twin`, whose weights are the step's."""
     twin.zero_grad()
     total = sum(losses)
     total.backward()
-    assert abs(total.item() - sum(step.losses).item()) < TOLERANCE
+    assert abs(total.item() - sum(step.losses).item()) < tolerance
     ours = {name: p.grad for name, p in twin.named_parameters()}
     assert ours.keys() == step.gradients.keys()
     assert max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-3
     for name, gradient in step.gradients.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards):
@@ -219,26 +244,37 @@ def our_grpo_losses(step, twin, *, loss_type, beta, clip_high):
         )
 
 
+def assert_trained_alike(trainer, twin, tolerance, **options):
+    trainer.train()
+    for step in trainer.steps[:2]:
+        assert len(step.inputs) == MICRO_BATCHES
+        twin.load_state_dict(step.weights)
+        ours = list(our_grpo_losses(step, twin, **options))
+        assert_step_equals(step, twin, [loss for loss, _ in ours], tolerance)
+        stats = [stats for _, stats in ours]
+        on_policy = step is trainer.steps[0]
+        assert any(s["clip_fraction"] > 0 for s in stats) != on_policy  # else the clip would go untested
+        compared = {"clip_low_fraction": "clip_ratio/low_mean", "clip_high_fraction": "clip_ratio/high_mean"}
+        for name, theirs in (compared | {"kl": "kl"} if options["beta"] else compared).items():
+            metrics = [m[theirs] for m in step.metrics]  # float32 in TRL
+            assert [s[name].item() for s in stats] == pytest.approx(metrics, rel=TOLERANCE, abs=TOLERANCE), name
+
+
+@pytest.mark.usefixtures("float64_head")
 @pytest.mark.parametrize("clip_high", [0.2, 0.28], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("beta", [0.0, 0.1], ids=["without-kl", "with-kl"])
 @pytest.mark.parametrize("loss_type", AGGREGATIONS)
 def test_grpo_loss_and_gradients(tmp_path, tokenizer, loss_type, beta, clip_high):
-    trainer, twin, _, _ = grpo_trainer(
-        tmp_path, tokenizer, loss_type=loss_type, beta=beta, clip_high=clip_high, scale_rewards="group"
-    )
-    trainer.train()
-    on_policy, off_policy = trainer.steps[:2]
-    assert len(on_policy.inputs) == len(off_policy.inputs) == MICRO_BATCHES
-    for step in (on_policy, off_policy):
-        twin.load_state_dict(step.weights)
-        ours = list(our_grpo_losses(step, twin, loss_type=loss_type, beta=beta, clip_high=clip_high))
-        assert_step_equals(step, twin, [loss for loss, _ in ours])
-        stats = [stats for _, stats in ours]
-        assert any(s["clip_fraction"] > 0 for s in stats) == (step is off_policy)  # else the clip would go untested
-        compared = {"clip_low_fraction": "clip_ratio/low_mean", "clip_high_fraction": "clip_ratio/high_mean"}
-        for name, theirs in (compared | {"kl": "kl"} if beta else compared).items():
-            pairs = [s[name].item() for s in stats], [m[theirs] for m in step.metrics]
-            assert pairs[0] == pytest.approx(pairs[1], rel=0, abs=TOLERANCE), name
+    options = {"loss_type": loss_type, "beta": beta, "clip_high": clip_high}
+    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options)
+    assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
+
+
+@pytest.mark.parametrize("loss_type", AGGREGATIONS)
+def test_grpo_loss_and_gradients_with_the_head_as_it_ships(tmp_path, tokenizer, loss_type):
+    options = {"loss_type": loss_type, "beta": 0.0, "clip_high": 0.28}
+    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="none", **options)
+    assert_trained_alike(trainer, twin, TOLERANCE, **options)
 
 
 @pytest.mark.parametrize(
@@ -255,10 +291,14 @@ def test_group_advantages(tmp_path, tokenizer, scale_rewards, scale):
     torch.testing.assert_close(ours.flatten(), advantages[0].double(), rtol=0, atol=TOLERANCE)
 
 
-def test_sft_loss_and_gradients(tmp_path, tokenizer):
+@pytest.mark.parametrize("head", ["float64", "as it ships"])
+def test_sft_loss_and_gradients(tmp_path, tokenizer, request, head):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    if head == "float64":
+        request.getfixturevalue("float64_head")
+    tolerance = FLOAT64_TOLERANCE if head == "float64" else TOLERANCE
     model = random_model(seed=0)
     twin = copy.deepcopy(model)
     args = SFTConfig(
@@ -285,4 +325,4 @@ def test_sft_loss_and_gradients(tmp_path, tokenizer):
         for inputs, mask in zip(step.inputs, masks, strict=True):
             logits = twin(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
             losses.append(sft_loss(logits[:, :-1], inputs["input_ids"][:, 1:], mask, token_count))
-        assert_step_equals(step, twin, losses)
+        assert_step_equals(step, twin, losses, tolerance)

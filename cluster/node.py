@@ -1,0 +1,89 @@
+"""A cluster that is this machine alone, without Ray: the same agent and forkserver, driven directly.
+
+It starts in the time that the preload takes. Use it where one machine is all there is and nobody else shares it.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.agent import NodeAgent
+from cluster.agent_config import AgentConfig
+from cluster.inventory import take_inventory
+from cluster.outputs import Artifacts
+from orchestrator.events import Event, Launch
+from orchestrator.ports import ClusterUnavailable
+
+NODE_ID = "local"
+
+
+class NodeCluster:
+    """`ports.Cluster` over one `NodeAgent` in this process; bundles run in processes of their own."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        artifacts: Path,
+        devices: int = 0,
+        preload: tuple[str, ...] = (),
+        python_path: tuple[str, ...] = (),
+        stop_grace_s: float = 30.0,
+        start_timeout_s: float = 120.0,
+    ) -> None:
+        """Arguments as `cluster.ray.RayCluster` has them."""
+        self._home = home
+        self._artifacts = Artifacts(artifacts)
+        self._devices = devices
+        self._preload = preload
+        self._python_path = python_path
+        self._stop_grace_s = stop_grace_s
+        self._start_timeout_s = start_timeout_s
+        self._agent: NodeAgent | None = None
+
+    def start(self) -> None:
+        """Returns once bundles can be launched at once. Raises ClusterUnavailable."""
+        inventory = take_inventory()
+        config = AgentConfig(
+            node_id=NODE_ID,
+            devices=inventory.devices(NODE_ID, self._devices),
+            cores=inventory.cores,
+            artifacts=self._artifacts.root,
+            logs=self._home / "logs",
+            preload=self._preload,
+            python_path=self._python_path,
+            stop_grace_s=self._stop_grace_s,
+        )
+        self._agent = NodeAgent(config)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self._agent.start()
+            self._agent.wait_ready(self._start_timeout_s)
+            undo.pop_all()
+
+    def launch(self, launch: Launch) -> None:
+        """See `ports.Cluster`. Raises ClusterUnavailable before `start` and after `close`."""
+        self._live_agent().launch(launch)
+
+    def stop(self, bundle_id: str, reason: str) -> None:
+        """See `ports.Cluster`. Raises ClusterUnavailable before `start` and after `close`."""
+        self._live_agent().stop(bundle_id, reason)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """See `ports.Cluster`. Raises ClusterUnavailable before `start` and after `close`."""
+        return self._live_agent().poll(timeout_s)
+
+    def available_outputs(self, stage_keys: Sequence[str]) -> set[str]:
+        """See `ports.Cluster`."""
+        return self._artifacts.available(stage_keys)
+
+    def close(self) -> None:
+        """See `ports.Cluster`."""
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+
+    def _live_agent(self) -> NodeAgent:
+        if self._agent is None:
+            raise ClusterUnavailable("the cluster is not running: call start() first")
+        return self._agent

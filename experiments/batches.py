@@ -1,0 +1,99 @@
+"""From problems to tensors: the order of the data, the slice of each process, padding and masks."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.tasks.tokenizer import CharTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Token ids (P, S), padded on the left; `padding` (P,) counts padding tokens, None when there are none."""
+
+    tokens: Tensor
+    padding: Tensor | None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def select(self, rows: Tensor) -> "Prompts":
+        """Some of the prompts, by index."""
+        return Prompts(self.tokens[rows], None if self.padding is None else self.padding[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Token ids (N, T), padded on the right, and the mask (N, T) that is True on answer tokens, EOS included."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Prompts:
+    """BOS and the text of each prompt, padded on the left to the longest."""
+    encoded = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+    longest = max(map(len, encoded))
+    padding = [longest - len(ids) for ids in encoded]
+    tokens = torch.tensor([[tokenizer.pad_id] * pad + ids for pad, ids in zip(padding, encoded, strict=True)])
+    return Prompts(tokens.to(device), torch.tensor(padding, device=device) if any(padding) else None)
+
+
+def encode_answers(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Answers:
+    """The text of each answer and EOS, padded on the right to the longest."""
+    encoded = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    longest = max(map(len, encoded))
+    tokens = torch.tensor([ids + [tokenizer.pad_id] * (longest - len(ids)) for ids in encoded], device=device)
+    lengths = torch.tensor([len(ids) for ids in encoded], device=device)
+    return Answers(tokens, torch.arange(longest, device=device) < lengths[:, None])
+
+
+def seeded_generator(seed: int, purpose: str) -> torch.Generator:
+    """A generator on the CPU of its own stream: the draws of one purpose never shift those of another."""
+    digest = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+class DataOrder:
+    """An endless sequence over `count` items: epoch after epoch, each a new permutation of its own.
+
+    A pure function of seed and position, so a resumed stage needs its position only.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def __getitem__(self, positions: slice) -> list[int]:
+        """Items at positions [start, stop) of the endless sequence; a step of other than 1 is not supported."""
+        return [self._item(position) for position in range(positions.start, positions.stop)]
+
+    def _item(self, position: int) -> int:
+        epoch, offset = divmod(position, self._count)
+        if epoch != self._epoch:
+            generator = seeded_generator(self._seed, f"order of epoch {epoch}")
+            self._epoch, self._permutation = epoch, torch.randperm(self._count, generator=generator).tolist()
+        return self._permutation[offset]
+
+
+def part(count: int, index: int, parts: int) -> slice:
+    """The `index`-th of `parts` contiguous slices of `count` items, their sizes at most one apart."""
+    return slice(count * index // parts, count * (index + 1) // parts)
+
+
+def micro_batches(count: int, parts: int, device: torch.device) -> list[tuple[Tensor, bool]]:
+    """Row indices of each of `parts` micro-batches of `count` rows, and whether they are to be learned from.
+
+    DeepSpeed counts micro-batches, and its collectives need every process to run all of them. One that would be empty
+    gets row 0 and counts for nothing.
+    """
+    batches = []
+    for index in range(parts):
+        rows = part(count, index, parts)
+        real = rows.stop > rows.start
+        batches.append((torch.arange(rows.start, rows.stop) if real else torch.zeros(1, dtype=torch.long), real))
+    return [(rows.to(device), real) for rows, real in batches]

@@ -1,0 +1,220 @@
+"""The one place where `deepspeed.initialize` is called.
+
+An `Engine` hides from the training loops what differs between ZeRO stages: a loss is this process's share of the
+global batch's loss (shares add up over micro-batches and processes), the learning rate is set per step, and
+`decoder()` is a plain model with the current weights, however DeepSpeed holds them.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+# Asking for GPUs through NVML leaves CUDA uninitialised, so that a process which imported this may still fork.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from experiments.models.decoder import Decoder
+from orchestrator.schema import Assignment, DeviceKind
+from orchestrator.schema.training import DeepSpeedConfig, OptimizerConfig
+
+
+def _import_deepspeed() -> ModuleType:
+    """DeepSpeed without what costs seconds in every process, or prints, and serves nothing here.
+
+    Its autotuner imports mlflow where there is one (2 s, and a thread that forbids forking). Its shared-memory
+    collective is compiled on first use (100 s) and serves tensor-parallel inference only. Both are optional to it.
+    """
+    absent = cast(ModuleType, None)
+    hide_mlflow = "mlflow" not in sys.modules
+    if hide_mlflow:
+        sys.modules["mlflow"] = absent
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import deepspeed
+    finally:
+        logging.disable(logging.NOTSET)
+        if hide_mlflow:
+            del sys.modules["mlflow"]
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+deepspeed = _import_deepspeed()
+
+from deepspeed.accelerator import set_accelerator  # noqa: E402 - DeepSpeed has to be imported as above first
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator  # noqa: E402
+from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator  # noqa: E402
+
+
+def open_device(assignment: Assignment) -> torch.device:
+    """The device of an assignment, its threads and memory limited to the share, and the process group joined.
+
+    A single process meets nobody, so it needs neither a port nor a file. On CUDA the device is the first visible one.
+    """
+    torch.set_num_threads(assignment.threads)
+    if assignment.device_kind is DeviceKind.CUDA:
+        set_accelerator(CUDA_Accelerator())
+        device = torch.device("cuda", 0)
+        torch.cuda.set_device(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, assignment.memory_bytes / total), device)
+    else:
+        set_accelerator(CPU_Accelerator())
+        device = torch.device("cpu")
+    # DeepSpeed reads its place from the environment. The launcher shows each process its own device only, as number 0.
+    os.environ.update(RANK=str(assignment.rank), WORLD_SIZE=str(assignment.world_size), LOCAL_RANK="0")
+    if not dist.is_initialized():
+        alone = assignment.world_size == 1
+        store = dist.HashStore() if alone else dist.FileStore(assignment.rendezvous, assignment.world_size)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=assignment.rank, world_size=assignment.world_size)
+    return device
+
+
+def deepspeed_config(config: DeepSpeedConfig, global_batch: int, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own dict. The batch sizes are for its counters only: the loops slice their batches themselves."""
+    micro = max(1, global_batch // (world_size * config.gradient_accumulation_steps))
+    zero: dict[str, Any] = {"stage": config.zero_optimization.stage}
+    offload = config.zero_optimization.offload_optimizer
+    if offload.device != "none":
+        zero["offload_optimizer"] = {"device": offload.device, "pin_memory": offload.pin_memory}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "gradient_clipping": config.gradient_clipping,
+        "zero_optimization": zero,
+        "bf16": {"enabled": config.bf16.enabled},
+        "zero_allow_untested_optimizer": True,
+        # DeepSpeedCPUAdam is compiled on first use (minutes); torch's fused AdamW does the same work.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    return _merged(settings, config.extra)
+
+
+class Engine:
+    """A decoder in training. Calling it is the forward pass; see `Decoder.forward`."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: DeepSpeedConfig,
+        optimizer: OptimizerConfig,
+        global_batch: int,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
+        self.accumulation = config.gradient_accumulation_steps
+        self._partitioned = config.zero_optimization.stage == 3
+        self._plain = decoder if not self._partitioned else Decoder(decoder.config, decoder.vocab_size).to(device)
+        self._grad_norm = torch.zeros(())
+        decoder.to(device)
+        adam = torch.optim.AdamW(
+            decoder.parameters(),
+            lr=optimizer.lr,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        settings = deepspeed_config(config, global_batch, self.world_size)
+        self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
+        self._engine.train()
+        if config.zero_optimization.stage == 0 and not config.bf16.enabled:
+            self._use_foreach_clipping(config.gradient_clipping)
+
+    def _use_foreach_clipping(self, max_norm: float) -> None:
+        """The same clipping without DeepSpeed's loops over parameters, and keeping the norm that it drops.
+
+        Without ZeRO gradients are averaged over the processes already, so every process has the same norm.
+        """
+        if self.world_size == 1:
+            self._engine.enable_backward_allreduce = False
+        parameters = list(self._engine.module.parameters())
+
+        def clip() -> None:
+            self._grad_norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+
+        self._engine.clip_fp32_gradients = clip
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulates the gradients of a loss that is normalised by the global batch.
+
+        DeepSpeed averages over processes and would divide by the number of micro-batches; shares are to be summed.
+        """
+        self._engine.backward(loss * self.world_size if self.world_size > 1 else loss, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> None:
+        """Ends a micro-batch; after the last of a batch, clips and updates at learning rate `lr`."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+
+    def grad_norm(self) -> Tensor:
+        """Norm of the last step's global gradient before clipping, a scalar."""
+        norm = self._engine.get_global_grad_norm()
+        return self._grad_norm if norm is None else torch.as_tensor(norm, dtype=torch.float32)
+
+    def decoder(self) -> Decoder:
+        """A model with the current weights, good for decoding until the next step. Collective under ZeRO 3.
+
+        Under ZeRO 3 it is a gathered copy: forward passes of a partitioned model are collective, and decoding takes
+        another number of them in each process.
+        """
+        if self._partitioned:
+            parameters = list(self._engine.module.parameters())
+            with torch.no_grad(), deepspeed.zero.GatheredParameters(parameters):
+                for mine, theirs in zip(self._plain.parameters(), parameters, strict=True):
+                    mine.data = mine.data.to(theirs.dtype).copy_(theirs)
+        return self._plain
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Model and optimizer in DeepSpeed's layout, at `folder/tag`. Collective."""
+        with _own_warnings():
+            self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """What `save` wrote, at the same number of processes. Raises FileNotFoundError if it cannot be read."""
+        with _own_warnings():
+            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise FileNotFoundError(f"no checkpoint of this engine at {folder / tag}")
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`extra` over `base`, dicts merged key by key."""
+    merged = dict(base)
+    for key, value in extra.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Element-wise sum over the gang, in place; nothing to do for one process."""
+    if dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,102 @@
+"""Decoding with a key/value cache: sampling and greedy.
+
+Sampling inverts the cumulative distribution at one uniform number per token. The numbers are drawn beforehand for the
+global batch (`sampling_noise`), so a gang of processes that each decode a slice samples what one process would sample,
+and a result does not depend on when other sequences end.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.batches import Prompts
+from experiments.models.decoder import Decoder
+from experiments.models.shared_prompt import group_layout
+from experiments.tasks.tokenizer import CharTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Completions (P x G, T): token ids, PAD after the end.
+
+    mask: True on the tokens that were generated, EOS included. log_probs: of these tokens under the distribution they
+    were sampled from (temperature included), 0 elsewhere.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    log_probs: Tensor
+
+
+def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers (count, steps) in [0, 1) for the completions of the global batch; a process takes its rows."""
+    return torch.rand(count, steps, generator=generator)
+
+
+@torch.no_grad()
+def generate(
+    model: Decoder,
+    prompts: Prompts,
+    tokenizer: CharTokenizer,
+    max_tokens: int,
+    *,
+    group_size: int = 1,
+    temperature: float = 1.0,
+    noise: Tensor | None = None,
+) -> Rollout:
+    """`group_size` completions of up to `max_tokens` tokens for each prompt; greedy when `noise` (P x G, T) is None.
+
+    Each prompt is computed once for its group. Groups whose completions have all ended leave the batch once they are
+    half of it, and decoding stops when all have ended.
+    """
+    count = len(prompts) * group_size
+    tokens, layout = group_layout(prompts.tokens, group_size, max_tokens, prompts.padding)
+    batch, group = tokens.shape[0], layout.group_size
+    if noise is not None:
+        noise = noise.view(batch, group, max_tokens)
+    ids = torch.full((batch, max_tokens, group), tokenizer.pad_id, device=tokens.device)
+    log_probs = torch.zeros((batch, max_tokens, group), device=tokens.device)
+    mask = torch.zeros((batch, max_tokens, group), dtype=torch.bool, device=tokens.device)
+    active = torch.arange(batch, device=tokens.device)
+    ended = torch.zeros((batch, group), dtype=torch.bool, device=tokens.device)
+
+    cache = model.new_cache()
+    positions, visible = layout.prompt()
+    logits = model(tokens, positions, visible, cache, logits_from=layout.prompt_rows - 1)
+    for step in range(max_tokens):
+        numbers = None if noise is None else noise[active, :, step]
+        chosen, chosen_log_probs = _choose(logits, group, temperature, numbers)
+        chosen = chosen.masked_fill(ended, tokenizer.pad_id)
+        ids[active, step] = chosen
+        mask[active, step] = ~ended
+        log_probs[active, step] = chosen_log_probs.masked_fill(ended, 0.0)
+        ended = ended | (chosen == tokenizer.eos_id)
+        open_groups = (~ended.all(dim=1)).nonzero().squeeze(1)
+        if len(open_groups) == 0 or step + 1 == max_tokens:
+            break
+        if 2 * len(open_groups) <= len(active):
+            active, ended, chosen = active[open_groups], ended[open_groups], chosen[open_groups]
+            layout = layout.select(open_groups)
+            cache.select(open_groups)
+        positions, visible = layout.step(step)
+        logits = model(chosen, positions, visible, cache)
+    return Rollout(*(part.transpose(1, 2).reshape(count, max_tokens) for part in (ids, mask, log_probs)))
+
+
+def _choose(logits: Tensor, group: int, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Next tokens and their log-probabilities, both (batch, group).
+
+    logits: (batch, group, vocab), or (batch, 1, vocab) after the prompt, where the group shares one distribution.
+    """
+    shape = (logits.shape[0], group, logits.shape[-1])
+    if noise is None:
+        best = logits.float().log_softmax(dim=-1).max(dim=-1)
+        return best.indices.expand(shape[:2]), best.values.expand(shape[:2])
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
+    log_probs = scaled.log_softmax(dim=-1)
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    # Scaled by the rounded total, so that no number lies beyond the last token that has probability.
+    threshold = noise[..., None] * cumulative[..., -1:]
+    chosen = (cumulative <= threshold).sum(dim=-1).clamp_(max=shape[-1] - 1)
+    return chosen, log_probs.expand(shape).gather(-1, chosen[..., None]).squeeze(-1)

@@ -1,0 +1,172 @@
+"""Group-relative policy optimization on the prompts of the RL split (arXiv:2402.03300).
+
+Each step samples a group of completions for each of `prompts_per_step` prompts, scores them with the task's verifier,
+and takes `updates_per_rollout` clipped updates on the groups whose rewards differ. A group without spread has no
+advantage to learn from and leaves the batch, which is then normalised by what is left of it (DAPO's dynamic sampling,
+arXiv:2503.14476 eq. 11, without sampling again). A step in which no group is left changes no weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from experiments.batches import DataOrder, Prompts, encode_prompts, micro_batches, part
+from experiments.channel import Channel
+from experiments.engine import Engine, sum_over_processes
+from experiments.losses import group_advantages, grpo_loss, token_log_probs
+from experiments.models.decoder import Decoder
+from experiments.models.shared_prompt import completion_logits
+from experiments.rollout import Rollout, generate, sampling_noise
+from experiments.stages.session import open_session
+from experiments.tasks import CharTokenizer, Problem, Task
+from orchestrator.schema import Assignment, Outcome
+from orchestrator.schema.training import GrpoConfig, stage_config
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Groups that are learned from: K prompts, (K x G, T) completions with their mask and old log-probabilities.
+
+    advantages (K x G,). reference (K x G, T): log-probabilities under the initial policy where there is a KL penalty.
+    token_count, sequence_count: of the global batch. A process of a gang that kept no group of its own holds one with
+    an empty mask, for the sake of the collectives.
+    """
+
+    prompts: Prompts
+    tokens: Tensor
+    mask: Tensor
+    old_log_probs: Tensor
+    advantages: Tensor
+    reference: Tensor | None
+    token_count: int
+    sequence_count: int
+
+
+def run(assignment: Assignment, channel: Channel) -> Outcome:
+    """Runs or resumes the stage. Raises TaskError for a task that cannot be built as configured."""
+    algorithm = cast(GrpoConfig, stage_config(assignment.stage.config).algorithm)
+    count, group = algorithm.prompts_per_step, algorithm.group_size
+    with open_session(assignment, channel, count * group) as session:
+        engine, progress, task, device = session.engine, session.progress, session.task, session.device
+        order = DataOrder(len(task.rl), session.config.seed)
+        mine = part(count, session.rank, session.world_size)
+        reference = session.initial_decoder().to(device) if algorithm.kl_weight else None
+        max_tokens = task.config.max_answer_tokens
+
+        while True:
+            session.evaluate_if_due()
+            if progress.step >= algorithm.max_steps:
+                return session.finish()
+            if session.stop_requested():
+                return session.pause()
+
+            with session.busy():
+                problems = [task.rl[i] for i in order[progress.step * count : (progress.step + 1) * count]][mine]
+                prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
+                noise = sampling_noise(count * group, max_tokens, session.sampler)[
+                    mine.start * group : mine.stop * group
+                ]
+                rollout = generate(
+                    engine.decoder(),
+                    prompts,
+                    session.tokenizer,
+                    max_tokens,
+                    group_size=group,
+                    temperature=algorithm.temperature,
+                    noise=noise.to(device),
+                )
+                rewards = completion_rewards(task, problems, rollout, session.tokenizer).to(device)
+                experience = with_spread(prompts, rollout, rewards, algorithm, reference)
+                lr = session.learning_rate()
+                for _ in range(algorithm.updates_per_rollout if experience.sequence_count else 0):
+                    session.record(update(engine, experience, algorithm, max_tokens, lr))
+
+            session.record({"train/lr": lr, "train/groups_skipped": count - experience.sequence_count / group})
+            generated = rollout.mask.sum()
+            averages = {"train/reward": rewards.mean(), "train/tokens_per_answer": generated / rewards.numel()}
+            session.record(averages, weight=len(problems))
+            session.complete_step(tokens=int(generated) + sum(len(problem.prompt) + 1 for problem in problems))
+
+
+def completion_rewards(task: Task, problems: Sequence[Problem], rollout: Rollout, tokenizer: CharTokenizer) -> Tensor:
+    """Rewards (P, G) of a rollout's completions; the same answer to the same prompt is judged once."""
+    completions = [tokenizer.decode(ids) for ids in rollout.tokens.tolist()]
+    group = len(completions) // len(problems)
+    rewards = []
+    for index, problem in enumerate(problems):
+        texts = completions[index * group : (index + 1) * group]
+        judged = {text: task.reward(problem, text) for text in set(texts)}
+        rewards.append([judged[text] for text in texts])
+    return torch.tensor(rewards)
+
+
+def with_spread(
+    prompts: Prompts, rollout: Rollout, rewards: Tensor, algorithm: GrpoConfig, reference: Decoder | None
+) -> Experience:
+    """The groups whose `rewards` (P, G) differ, and the counts over the gang that their loss is normalised by."""
+    group = rewards.shape[1]
+    kept = (rewards.amax(dim=1) != rewards.amin(dim=1)).nonzero().squeeze(1)
+    empty = len(kept) == 0
+    if empty:
+        kept = torch.zeros(1, dtype=torch.long, device=rewards.device)
+    rows = (kept[:, None] * group + torch.arange(group, device=rewards.device)).flatten()
+    some, tokens, mask = prompts.select(kept), rollout.tokens[rows], rollout.mask[rows]
+    if empty:
+        mask = torch.zeros_like(mask)
+    counts = sum_over_processes(torch.stack((mask.sum(), torch.tensor(0 if empty else len(rows), device=mask.device))))
+    token_count, sequence_count = counts.tolist()
+    reference_log_probs = None
+    if reference is not None:
+        with torch.no_grad():
+            logits = completion_logits(reference, some.tokens, tokens, some.padding)
+            reference_log_probs = token_log_probs(logits, tokens, algorithm.temperature)
+    return Experience(
+        prompts=some,
+        tokens=tokens,
+        mask=mask,
+        old_log_probs=rollout.log_probs[rows],
+        advantages=group_advantages(rewards[kept], algorithm.advantage_scale).flatten(),
+        reference=reference_log_probs,
+        token_count=token_count,
+        sequence_count=sequence_count,
+    )
+
+
+def update(
+    engine: Engine, experience: Experience, algorithm: GrpoConfig, max_tokens: int, lr: float
+) -> dict[str, Tensor | float]:
+    """One optimizer step on all of `experience`, in micro-batches of whole groups; the step's `train/*` values."""
+    group = algorithm.group_size
+    totals: dict[str, Tensor | float] = {}
+    for groups, real in micro_batches(len(experience.prompts), engine.accumulation, engine.device):
+        rows = (groups[:, None] * group + torch.arange(group, device=engine.device)).flatten()
+        prompts, tokens, mask = experience.prompts.select(groups), experience.tokens[rows], experience.mask[rows] & real
+        logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding)
+        loss, stats = grpo_loss(
+            token_log_probs(logits, tokens, algorithm.temperature),
+            experience.old_log_probs[rows],
+            experience.advantages[rows],
+            mask,
+            clip_low=algorithm.clip_low,
+            clip_high=algorithm.clip_high,
+            aggregation=algorithm.aggregation,
+            max_answer_tokens=max_tokens,
+            token_count=experience.token_count,
+            sequence_count=experience.sequence_count,
+            reference_log_probs=None if experience.reference is None else experience.reference[rows],
+            kl_weight=algorithm.kl_weight,
+        )
+        engine.backward(loss)
+        engine.step(lr)
+        # Shares of the global batch: they add up to its means, over micro-batches here and over the gang in `record`.
+        share = engine.world_size * mask.sum() / experience.token_count
+        values = {"loss": loss.detach() * engine.world_size, "clip_fraction": stats["clip_fraction"] * share}
+        if "kl" in stats:
+            values["kl"] = stats["kl"] * share
+        for name, value in values.items():
+            totals[f"train/{name}"] = totals.get(f"train/{name}", 0.0) + value
+    totals["train/grad_norm"] = engine.grad_norm()
+    return totals

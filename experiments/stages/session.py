@@ -1,0 +1,208 @@
+"""What every stage shares: set-up, evaluation, reporting, checkpoints, and the outcome. No loop lives here.
+
+A stage opens a `Session`, trains step by step, and ends with `finish` or, when asked to stop, with `pause`. `Progress`
+is all that a stage has to remember between steps, besides weights, optimizer and random generators.
+"""
+
+import random
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from experiments.batches import seeded_generator
+from experiments.channel import Channel
+from experiments.checkpoint import load_checkpoint, save_checkpoint, save_output
+from experiments.engine import Engine, open_device, sum_over_processes
+from experiments.evaluate import evaluate, seconds_per_answer
+from experiments.models.decoder import Decoder, load_decoder
+from experiments.schedule import learning_rate
+from experiments.tasks import CharTokenizer, Task, load_task
+from orchestrator.schema import Assignment, Outcome
+from orchestrator.schema.training import StageConfig, stage_config
+
+REPORT_EVERY_STEPS = 10
+CHECKPOINT_EVERY_S = 20.0
+
+
+@dataclass
+class Progress:
+    """step: steps done. tokens_seen: prompt and answer tokens, BOS and EOS included, that this process computed.
+
+    series: what was recorded since the last report, as (value, weight).
+    """
+
+    step: int = 0
+    tokens_seen: int = 0
+    start_accuracy: float = -1.0
+    dev_accuracy: float = 0.0
+    dev_step: int = -1
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+class Session:
+    """One stage run of one process: its device, data, engine and progress."""
+
+    def __init__(self, assignment: Assignment, channel: Channel, config: StageConfig, global_batch: int) -> None:
+        self.assignment, self.channel, self.config = assignment, channel, config
+        self.rank, self.world_size = assignment.rank, assignment.world_size
+        _seed_global_generators(config.seed)
+        self.device = open_device(assignment)
+        self.tokenizer = CharTokenizer()
+        self.task: Task = load_task(config.task, Path(assignment.cache_dir))
+        self.sampler = seeded_generator(config.seed, "sampling")
+        self.engine = Engine(self.initial_decoder(), config.deepspeed, config.optimizer, global_batch, self.device)
+        saved = load_checkpoint(Path(assignment.checkpoint_dir), self.engine, self.sampler)
+        self.progress = Progress() if saved is None else Progress(**saved)
+        self._busy_s = 0.0
+        self._checkpointed_at = time.perf_counter()
+
+    def initial_decoder(self) -> Decoder:
+        """The parent stage's model, or random weights from the stage's seed where there is no parent; on the CPU."""
+        if self.assignment.parent_dir:
+            return load_decoder(Path(self.assignment.parent_dir)).float()
+        return Decoder(self.config.model, self.tokenizer.vocab_size, seeded_generator(self.config.seed, "weights"))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Counts the time inside as computing: rollout, forward, backward, optimizer, evaluation."""
+        started = time.perf_counter()
+        yield
+        self._busy_s += time.perf_counter() - started
+
+    def learning_rate(self) -> float:
+        """The rate of the current step."""
+        return learning_rate(self.config.optimizer, self.progress.step, self.config.algorithm.max_steps)
+
+    def evaluate_if_due(self) -> None:
+        """`eval/accuracy` on the dev split at steps 0, every_steps, 2 every_steps...; the test split once at step 0."""
+        if self.progress.start_accuracy < 0.0:
+            self.progress.start_accuracy = self._accuracy_on_test()[0]
+        if self.progress.step % self.config.evaluation.every_steps == 0:
+            self._evaluate_on_dev()
+
+    def record(self, values: Mapping[str, Tensor | float], weight: float = 1.0) -> None:
+        """Adds to the `train/*` series: means over `REPORT_EVERY_STEPS` steps (and the gang) weighted by `weight`."""
+        for name, value in values.items():
+            self.progress.series.setdefault(name, []).append((float(value), weight))
+
+    def complete_step(self, tokens: int) -> None:
+        """Counts a step and the `tokens` it took of this process; reports the series when due. Collective."""
+        self.progress.step += 1
+        self.progress.tokens_seen += tokens
+        if self.progress.step % REPORT_EVERY_STEPS == 0:
+            self._report_series()
+
+    def stop_requested(self) -> bool:
+        """Whether to pause at this step boundary; writes the periodic checkpoint when it is due. Collective."""
+        due = time.perf_counter() - self._checkpointed_at >= CHECKPOINT_EVERY_S
+        flags = torch.tensor([float(self.channel.stop_requested()), float(due)])
+        stop, checkpoint = sum_over_processes(flags.to(self.device)).tolist() if self.world_size > 1 else flags.tolist()
+        if checkpoint and not stop:
+            self._checkpoint()
+        return bool(stop)
+
+    def pause(self) -> Outcome:
+        """The outcome of a stage that was asked to stop: a checkpoint, no output."""
+        self._checkpoint()
+        return Outcome(
+            metrics=self._counts(),
+            busy_s=self._busy_s,
+            peak_memory_bytes=self._peak_memory_bytes(),
+            finished=False,
+        )
+
+    def finish(self) -> Outcome:
+        """Writes the output, measures it on the test split, and returns the stage's outcome. Collective."""
+        if self.progress.dev_step != self.progress.step:
+            self._evaluate_on_dev()
+        self._report_series()
+        accuracy, low, high, tokens = self._accuracy_on_test()
+        timed = self.config.evaluation.timed_answers
+        with self.busy():
+            seconds = seconds_per_answer(self.engine.decoder(), self.task, self.task.test, self.tokenizer, timed)
+        save_output(Path(self.assignment.output_dir), self.engine)
+        self._report({}, done=1.0)
+        metrics = {
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "dev_accuracy": self.progress.dev_accuracy,
+            "start_accuracy": self.progress.start_accuracy,
+            "tokens_per_answer": tokens,
+            "seconds_per_answer": seconds,
+            **self._counts(),
+        }
+        return Outcome(metrics=metrics, busy_s=self._busy_s, peak_memory_bytes=self._peak_memory_bytes())
+
+    def _counts(self) -> dict[str, float]:
+        tokens = torch.tensor(self.progress.tokens_seen, device=self.device)
+        return {"steps": float(self.progress.step), "tokens_seen": float(sum_over_processes(tokens))}
+
+    def _evaluate_on_dev(self) -> None:
+        if self.progress.dev_step == self.progress.step:
+            return
+        with self.busy():
+            size = self.config.evaluation.batch_size
+            result = evaluate(self.engine.decoder(), self.task, self.task.dev, self.tokenizer, size)
+        self.progress.dev_accuracy, self.progress.dev_step = result.accuracy, self.progress.step
+        self._report({"eval/accuracy": result.accuracy})
+
+    def _accuracy_on_test(self) -> tuple[float, float, float, float]:
+        with self.busy():
+            size = self.config.evaluation.batch_size
+            result = evaluate(self.engine.decoder(), self.task, self.task.test, self.tokenizer, size)
+        return result.accuracy, result.low, result.high, result.tokens_per_answer
+
+    def _report_series(self) -> None:
+        series, names = self.progress.series, sorted(self.progress.series)
+        if not names:
+            return
+        sums = [
+            (sum(value * weight for value, weight in series[n]), sum(weight for _, weight in series[n])) for n in names
+        ]
+        totals = sum_over_processes(torch.tensor(sums, dtype=torch.float64, device=self.device)).tolist()
+        means = {name: total / weight for name, (total, weight) in zip(names, totals, strict=True) if weight}
+        if means:
+            self._report(means)
+        # The names stay, so that every process of a gang has the same rows in the next sum.
+        self.progress.series = {name: [] for name in names}
+
+    def _report(self, metrics: Mapping[str, float], done: float | None = None) -> None:
+        if self.rank == 0:
+            fraction = self.progress.step / self.config.algorithm.max_steps if done is None else done
+            self.channel.report(self.progress.step, metrics, fraction)
+
+    def _checkpoint(self) -> None:
+        folder = Path(self.assignment.checkpoint_dir)
+        save_checkpoint(folder, self.engine, self.progress.step, asdict(self.progress), self.sampler)
+        self._checkpointed_at = time.perf_counter()
+
+    def _peak_memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def open_session(assignment: Assignment, channel: Channel, global_batch: int) -> Iterator[Session]:
+    """Sets a stage up, from its checkpoint if there is one, and leaves the process group at the end."""
+    session = Session(assignment, channel, stage_config(assignment.stage.config), global_batch)
+    try:
+        yield session
+    finally:
+        dist.destroy_process_group()
+
+
+def _seed_global_generators(seed: int) -> None:
+    """For code that draws from the libraries' own generators; ours are streams of their own."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

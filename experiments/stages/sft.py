@@ -1,0 +1,54 @@
+"""Supervised fine-tuning: next-token loss on the answers of the supervised split, prompts masked.
+
+Epochs in a seeded order, `batch_size` examples per step over all processes, AdamW through DeepSpeed. The stage ends
+after `max_steps`, or at the first evaluation in which dev accuracy reaches `stop_at_accuracy`.
+"""
+
+from typing import cast
+
+from experiments.batches import DataOrder, encode_answers, encode_prompts, micro_batches, part
+from experiments.channel import Channel
+from experiments.losses import sft_loss
+from experiments.models.shared_prompt import completion_logits
+from experiments.stages.session import open_session
+from orchestrator.schema import Assignment, Outcome
+from orchestrator.schema.training import SftConfig, stage_config
+
+
+def run(assignment: Assignment, channel: Channel) -> Outcome:
+    """Runs or resumes the stage. Raises TaskError for a task that cannot be built as configured."""
+    algorithm = cast(SftConfig, stage_config(assignment.stage.config).algorithm)
+    with open_session(assignment, channel, algorithm.batch_size) as session:
+        engine, progress, tokenizer, device = session.engine, session.progress, session.tokenizer, session.device
+        examples = session.task.supervised
+        order = DataOrder(len(examples), session.config.seed)
+        size = algorithm.batch_size
+        mine = part(size, session.rank, session.world_size)
+
+        while True:
+            session.evaluate_if_due()
+            reached = progress.dev_step == progress.step and progress.dev_accuracy >= algorithm.stop_at_accuracy
+            if reached or progress.step >= algorithm.max_steps:
+                return session.finish()
+            if session.stop_requested():
+                return session.pause()
+
+            with session.busy():
+                batch = [examples[i] for i in order[progress.step * size : (progress.step + 1) * size]]
+                token_count = sum(len(example.answer) + 1 for example in batch)  # of all processes
+                prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)
+                answers = encode_answers([example.answer for example in batch[mine]], tokenizer, device)
+                loss = 0.0
+                lr = session.learning_rate()
+                for rows, real in micro_batches(len(prompts), engine.accumulation, device):
+                    some, tokens, mask = prompts.select(rows), answers.tokens[rows], answers.mask[rows] & real
+                    logits = completion_logits(engine, some.tokens, tokens, some.padding)
+                    micro_loss = sft_loss(logits, tokens, mask, token_count)
+                    engine.backward(micro_loss)
+                    engine.step(lr)
+                    loss += micro_loss.item()
+
+            # Each process has its share of the loss, to be summed; `record` averages over processes.
+            loss *= session.world_size
+            session.record({"train/loss": loss, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
+            session.complete_step(tokens=sum(len(e.prompt) + len(e.answer) + 2 for e in batch[mine]))

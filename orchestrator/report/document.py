@@ -1,0 +1,74 @@
+"""The report as one plain JSON object: what `orchestrator report --format json` prints and every other form is made of.
+
+The fields are described in the README beside this file. They are stable: fields may be added, none changes its meaning.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
+from orchestrator.schema import Allocation, Study, Trial, TrialState
+from orchestrator.throughput import EXPLANATIONS, throughput
+
+Document = Mapping[str, Any]
+
+
+def build_report(
+    study: Study, trials: Sequence[Trial], allocations: Sequence[Allocation], now: float
+) -> dict[str, Any]:
+    """The document of a study as it stands at `now` [seconds since the epoch], running or ended.
+
+    Values that JSON can't express (NaN, infinities) become null. Deterministic: equal arguments give equal documents.
+    """
+    ordered = sorted(trials, key=lambda trial: trial.number)
+    end = study.ended_at if study.ended_at is not None else now
+    document = {
+        "study": {
+            "id": study.study_id,
+            "name": study.name,
+            "sweep": list(study.sweep),
+            "device_kind": str(study.device_kind),
+            "git_revision": study.git_revision,
+            "submitted_at": study.submitted_at,
+            "ended_at": study.ended_at,
+            "seconds": end - study.submitted_at,
+            "trials_by_state": {str(state): sum(t.state is state for t in ordered) for state in TrialState},
+        },
+        "trials": [_trial(trial, end) for trial in ordered],
+        "settings": [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)],
+        "throughput": throughput(ordered, allocations, end),
+        "throughput_explained": dict(EXPLANATIONS),
+        "verdict": verdict_of(ordered),
+    }
+    clean: dict[str, Any] = _finite(document)
+    return clean
+
+
+def _trial(trial: Trial, end: float) -> dict[str, Any]:
+    """`seconds`: from the start of its own first stage to its end; null before that."""
+    ended = trial.ended_at if trial.ended_at is not None else end
+    return {
+        "id": trial.trial_id,
+        "number": trial.number,
+        "algorithm": trial.variant.algorithm,
+        "seed": trial.variant.seed,
+        "state": str(trial.state),
+        "overrides": list(trial.variant.overrides),
+        "metrics": dict(trial.metrics),
+        "gpu_seconds": trial.gpu_seconds,
+        "seconds": None if trial.started_at is None else ended - trial.started_at,
+        "budget_fraction": trial.budget_fraction,
+        "reused_stages": list(trial.reused_stages),
+        "error": trial.error,
+    }
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {name: _finite(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_finite(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return None
+    return node

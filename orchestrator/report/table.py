@@ -1,0 +1,224 @@
+"""The report's document as tables for people, on a terminal or as Markdown.
+
+Rows first become plain text (`comparison_rows` and friends), so that every form shows the same numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.document import Document
+
+ABSENT: Final = "-"
+
+LEAST_TEXT_WIDTH: Final = 18
+"""A text column narrower than this folds into a ribbon that no one reads."""
+
+_GAP: Final = 1
+
+CPU_NOTE: Final = (
+    "device_kind=cpu: one CPU core stands in for a GPU, so a GPU-second is a core-second and a GPU-hour a core-hour."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table as text. Columns named in `numbers` are set to the right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[str] = frozenset()
+
+
+def comparison_grid(document: Document) -> Grid:
+    """One row per algorithm and setting: means over seeds, the best first within an algorithm."""
+    header = ("algorithm", "setting", "seeds", "accuracy %", "95 %", "gain", "GPU-s", "tok/ans", "ms/ans")
+    settings = sorted(document["settings"], key=lambda entry: (entry["algorithm"], -entry["accuracy_mean"]))
+    rows = tuple(
+        (
+            entry["algorithm"],
+            " ".join(entry["overrides"]) or "as composed",
+            str(len(entry["seeds"])),
+            _percent(entry["accuracy_mean"]),
+            _limits(entry["accuracy_low"], entry["accuracy_high"]),
+            _gain(entry["gain_mean"]),
+            _number(entry["gpu_seconds_mean"], 1),
+            _number(entry["tokens_per_answer_mean"], 1),
+            _milliseconds(entry["seconds_per_answer_mean"]),
+        )
+        for entry in settings
+    )
+    title = "Comparison on held-out test problems (means over seeds, interval over seeds)"
+    return Grid(title, header, rows, frozenset(header[2:]))
+
+
+def trial_grid(document: Document) -> Grid:
+    """One row per trial, with the interval that its own test problems give."""
+    header = ("#", "algorithm", "overrides", "state", "dev %", "acc %", "95 %", "gain", "GPU-s", "reused")
+    rows = tuple(_trial_row(trial) for trial in document["trials"])
+    return Grid("Trials (interval over test problems)", header, rows, frozenset({"#", *header[4:]}))
+
+
+def throughput_grid(document: Document) -> Grid:
+    """The throughput numbers, each with the line that says how it is computed."""
+    rows = tuple(
+        (name, _plain_number(value), document["throughput_explained"][name])
+        for name, value in document["throughput"].items()
+    )
+    return Grid("Throughput", ("metric", "value", "how it is computed"), rows, frozenset({"value"}))
+
+
+def heading(document: Document) -> str:
+    """One line: which study, how long, what became of its trials."""
+    study = document["study"]
+    states = ", ".join(f"{count} {state}" for state, count in study["trials_by_state"].items() if count)
+    ended = "" if study["ended_at"] is not None else " so far"
+    return f"Study {study['name']} ({study['id']}): {states or 'no trials'}; {study['seconds']:.0f} s{ended}"
+
+
+def failures(document: Document) -> list[tuple[str, str]]:
+    """Of every failed trial: its name and the last lines of its error."""
+    return [
+        (f"#{trial['number']} {trial['algorithm']}", "\n".join(trial["error"].strip().splitlines()[-3:]))
+        for trial in document["trials"]
+        if trial["error"]
+    ]
+
+
+def render(document: Document) -> RenderableType:
+    """The whole report for a terminal of any width: long texts fold, numbers never do."""
+    parts: list[RenderableType] = [Text(heading(document), style="bold")]
+    if document["study"]["device_kind"] == "cpu":
+        parts.append(Text(CPU_NOTE, style="yellow"))
+    for grid in (comparison_grid(document), trial_grid(document)):
+        if grid.rows:
+            parts += ["", _Fitting(grid)]
+    parts += ["", _Fitting(throughput_grid(document)), ""]
+    for name, error in failures(document):
+        parts.append(Text(f"{name} failed: {error}", style="red"))
+    parts.append(Text(document["verdict"]["text"], style="bold"))
+    parts += [Text(note, style="dim") for note in document["verdict"]["notes"]]
+    return Group(*parts)
+
+
+def print_tables(document: Document, console: Console) -> None:
+    """Write the report to `console`."""
+    console.print(render(document))
+
+
+def markdown(document: Document) -> str:
+    """The report as Markdown."""
+    lines = [f"# {heading(document)}", ""]
+    if document["study"]["device_kind"] == "cpu":
+        lines += [CPU_NOTE, ""]
+    lines += [document["verdict"]["text"], ""]
+    lines += [line for note in document["verdict"]["notes"] for line in (note, "")]
+    for grid in (comparison_grid(document), trial_grid(document), throughput_grid(document)):
+        if grid.rows:
+            lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
+    for name, error in failures(document):
+        lines += [f"**{name} failed**", "", "```", error, "```", ""]
+    return "\n".join(lines)
+
+
+def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
+    # What an unfinished trial carries are the numbers of the stage before: not its own result.
+    metrics = trial["metrics"] if trial["state"] == "completed" else {}
+    accuracy, start = metrics.get("accuracy"), metrics.get("start_accuracy")
+    overrides = [text for text in trial["overrides"] if not text.startswith("algorithm=")]
+    return (
+        str(trial["number"]),
+        trial["algorithm"],
+        " ".join(overrides) or ABSENT,
+        trial["state"],
+        _percent(metrics.get("dev_accuracy")),
+        _percent(accuracy),
+        _limits(metrics.get("accuracy_low"), metrics.get("accuracy_high")),
+        _gain(None if accuracy is None or start is None else accuracy - start),
+        _number(trial["gpu_seconds"], 1),
+        str(len(trial["reused_stages"])),
+    )
+
+
+class _Fitting:
+    """A grid as a table where it fits, and otherwise as a line of names and values per row."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._least_width() <= options.max_width:
+            yield _rich(self._grid)
+            return
+        yield Text(self._grid.title, style="italic")
+        for row in self._grid.rows:
+            cells = zip(self._grid.header, row, strict=True)
+            texts = [cell if name not in self._grid.numbers else f"{name} {cell}" for name, cell in cells]
+            yield Text("- " + "  ".join(text for text in texts if text))
+
+    def _least_width(self) -> int:
+        """Numbers whole, texts folded no narrower than their longest word or `LEAST_TEXT_WIDTH`."""
+        width = 0
+        for index, name in enumerate(self._grid.header):
+            cells = [name, *(row[index] for row in self._grid.rows)]
+            longest = max(len(cell) for cell in cells)
+            width += _GAP + (longest if name in self._grid.numbers else min(longest, LEAST_TEXT_WIDTH))
+        return width
+
+
+def _rich(grid: Grid) -> Table:
+    table = Table(
+        title=grid.title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for name in grid.header:
+        if name in grid.numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    table.padding = (0, 0)
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _markdown_table(grid: Grid) -> list[str]:
+    rule = ["---:" if name in grid.numbers else "---" for name in grid.header]
+    cells: Sequence[Sequence[str]] = [grid.header, rule, *grid.rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
+
+
+def _percent(fraction: float | None) -> str:
+    return ABSENT if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    return ABSENT if low is None or high is None else f"{100 * low:.0f}-{100 * high:.0f}"
+
+
+def _gain(fraction: float | None) -> str:
+    return ABSENT if fraction is None else f"{100 * fraction:+.1f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return ABSENT if seconds is None else f"{1000 * seconds:.1f}"
+
+
+def _plain_number(value: float) -> str:
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,252 @@
+"""Which algorithm won, by how much, how sure that is, and what it cost: in numbers and in words.
+
+A group is the trials of one algorithm whose overrides differ in the seed only. The winner of an algorithm is chosen by
+`dev_accuracy` and reported by `accuracy`, on test problems that no choice has looked at. `start_accuracy` is the test
+accuracy of the weights that the trial's last stage started from: the warm-up's, in a recipe that has one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Final
+
+from orchestrator.report.intervals import Interval, mean_interval, newcombe_difference
+from orchestrator.schema import Trial, TrialState
+
+GRPO_NOTE: Final = (
+    "GRPO also trains on prompts beyond the supervised set: a task with a verifier needs no reference answers for "
+    "them. SFT on those prompts would need the answers, so a lead of GRPO is one of method and prompts together."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Completed trials of one algorithm and one setting, by number; they differ in the seed."""
+
+    algorithm: str
+    setting: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy over the seeds."""
+        return fmean(self.values("accuracy"))
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of `metric` over the trials that have it; None if none has."""
+        values = self.values(metric)
+        return fmean(values) if values else None
+
+    def values(self, metric: str) -> list[float]:
+        """`metric` of every trial that has it."""
+        return [trial.metrics[metric] for trial in self.trials if metric in trial.metrics]
+
+
+def setting_of(trial: Trial) -> tuple[str, ...]:
+    """The overrides that make a trial's setting: all but its seed and its algorithm."""
+    return tuple(text for text in trial.variant.overrides if text.partition("=")[0] not in ("seed", "algorithm"))
+
+
+def groups_of(trials: Sequence[Trial]) -> list[Group]:
+    """Completed trials with a result, grouped by (algorithm, setting), in order of their first trial.
+
+    A pruned trial is decided but has no result at its full budget, so no mean over seeds may hold it.
+    """
+    members: dict[tuple[str, tuple[str, ...]], list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.state is TrialState.COMPLETED and "accuracy" in trial.metrics:
+            members.setdefault((trial.variant.algorithm, setting_of(trial)), []).append(trial)
+    return [Group(algorithm, setting, tuple(found)) for (algorithm, setting), found in members.items()]
+
+
+def verdict_of(trials: Sequence[Trial]) -> dict[str, Any]:
+    """The `verdict` of a report; its fields are described in the README beside this file."""
+    by_algorithm: dict[str, list[Group]] = {}
+    for group in groups_of(trials):
+        by_algorithm.setdefault(group.algorithm, []).append(group)
+    best = {name: _best_group(found) for name, found in by_algorithm.items()}
+    entries = {name: _entry(_best_trial(found), best[name]) for name, found in sorted(by_algorithm.items())}
+    ranking = sorted(best, key=lambda name: (-best[name].accuracy, name))
+    comparison = None
+    if len(ranking) > 1:
+        comparison = _comparison(best[ranking[0]], best[ranking[1]], entries)
+        ranking[:2] = [comparison["leader"], comparison["runner_up"]]
+    level = comparison is not None and comparison["difference"] == 0.0
+    return {
+        "winner": ranking[0] if ranking and not level else None,
+        "settled": comparison is not None and comparison["excludes_zero"],
+        "text": " ".join([_opening(ranking, comparison), *(_account(name, entries[name]) for name in ranking)]),
+        "algorithms": entries,
+        "comparison": comparison,
+        "notes": _notes(trials, entries),
+    }
+
+
+def accuracy_interval(metrics: Mapping[str, float | None]) -> Interval | None:
+    """Test accuracy with the 95 % limits that the stage measured; None if it gave none."""
+    value, low, high = (metrics.get(name) for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    return None if value is None or low is None or high is None else Interval(value, low, high)
+
+
+def _dev(trial: Trial) -> float:
+    """What choices go by. A trial that lacks it is never chosen over one that has it."""
+    return trial.metrics.get("dev_accuracy", -1.0)
+
+
+def _best_trial(groups: Sequence[Group]) -> Trial:
+    return max((trial for group in groups for trial in group.trials), key=lambda trial: (_dev(trial), -trial.number))
+
+
+def _best_group(groups: Sequence[Group]) -> Group:
+    """By mean dev accuracy over its seeds; ties go to the group that came first."""
+    return max(groups, key=lambda group: (fmean(_dev(trial) for trial in group.trials), -group.trials[0].number))
+
+
+def _entry(best: Trial, group: Group) -> dict[str, Any]:
+    return {"best_trial": _trial_entry(best), "best_setting": setting_entry(group)}
+
+
+def _trial_entry(trial: Trial) -> dict[str, Any]:
+    names = ("dev_accuracy", "accuracy", "accuracy_low", "accuracy_high", "start_accuracy")
+    measured: dict[str, float | None] = {name: trial.metrics.get(name) for name in names}
+    start = measured["start_accuracy"]
+    return {
+        "id": trial.trial_id,
+        "number": trial.number,
+        "overrides": list(trial.variant.overrides),
+        **measured,
+        "gain": None if start is None else trial.metrics["accuracy"] - start,
+        "gpu_seconds": trial.gpu_seconds,
+    }
+
+
+def setting_entry(group: Group) -> dict[str, Any]:
+    """One group's means over its seeds; accuracy with Student's 95 % limits over seeds, null for a single seed."""
+    accuracies = group.values("accuracy")
+    spread = mean_interval(accuracies)
+    start = group.mean("start_accuracy")
+    gain = None if start is None else group.accuracy - start
+    gpu_seconds = fmean(trial.gpu_seconds for trial in group.trials)
+    return {
+        "overrides": list(group.setting),
+        "seeds": [trial.variant.seed for trial in group.trials],
+        "accuracy_mean": group.accuracy,
+        "accuracy_stdev": stdev(accuracies) if len(accuracies) > 1 else None,
+        "accuracy_low": None if spread is None else max(0.0, spread.low),
+        "accuracy_high": None if spread is None else min(1.0, spread.high),
+        "start_accuracy_mean": start,
+        "gain_mean": gain,
+        "gpu_seconds_mean": gpu_seconds,
+        "gain_per_gpu_second": gain / gpu_seconds if gain is not None and gpu_seconds > 0.0 else None,
+        "tokens_per_answer_mean": group.mean("tokens_per_answer"),
+        "seconds_per_answer_mean": group.mean("seconds_per_answer"),
+    }
+
+
+def _comparison(first: Group, second: Group, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The best settings of two algorithms, the one ahead as `leader`.
+
+    Paired by seed if at least two seeds are in both, since equal seeds share their warm-up and their data. With fewer,
+    Newcombe's interval of the best trials, which sees the sampling of test problems but not what another seed changes.
+    """
+    trials = _best_trials_difference(first, second, entries)
+    interval, method, basis = mean_interval(_paired_differences(first, second)), "paired-by-seed", "equal seeds paired"
+    if interval is None:
+        interval, method, basis = trials, "newcombe", "one trial each; another seed may differ by more"
+    if interval is None:
+        value = first.accuracy - second.accuracy
+        interval, method, basis = Interval(value, -1.0, 1.0), "none", "no intervals were measured"
+    if interval.value < 0.0:
+        first, second, interval = second, first, interval.negated()
+        trials = None if trials is None else trials.negated()
+    return {
+        "leader": first.algorithm,
+        "runner_up": second.algorithm,
+        "difference": interval.value,
+        "difference_low": interval.low,
+        "difference_high": interval.high,
+        "method": method,
+        "basis": basis,
+        "excludes_zero": interval.excludes_zero,
+        "best_trials": None if trials is None else _best_trials_entry(first, second, trials, entries),
+    }
+
+
+def _best_trials_entry(first: Group, second: Group, gap: Interval, entries: Mapping[str, Any]) -> dict[str, Any]:
+    one, other = (accuracy_interval(entries[group.algorithm]["best_trial"]) for group in (first, second))
+    overlap = one is not None and other is not None and one.overlaps(other)
+    limits = {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+    return {**limits, "excludes_zero": gap.excludes_zero, "intervals_overlap": overlap}
+
+
+def _best_trials_difference(first: Group, second: Group, entries: Mapping[str, Any]) -> Interval | None:
+    one, other = (accuracy_interval(entries[group.algorithm]["best_trial"]) for group in (first, second))
+    return None if one is None or other is None else newcombe_difference(one, other)
+
+
+def _paired_differences(first: Group, second: Group) -> list[float]:
+    other = {trial.variant.seed: trial.metrics["accuracy"] for trial in second.trials}
+    return [t.metrics["accuracy"] - other[t.variant.seed] for t in first.trials if t.variant.seed in other]
+
+
+def _notes(trials: Sequence[Trial], entries: Mapping[str, Any]) -> list[str]:
+    undecided = sorted({trial.variant.algorithm for trial in trials} - set(entries))
+    notes = [f"{name.upper()}: no trial has trained to its end." for name in undecided]
+    if {"grpo", "sft"} <= {trial.variant.algorithm for trial in trials}:
+        notes.append(GRPO_NOTE)
+    return notes
+
+
+def _opening(ranking: Sequence[str], comparison: Mapping[str, Any] | None) -> str:
+    if not ranking:
+        return "Nothing is decided: no trial has trained to its end."
+    if comparison is None:
+        return f"Only {ranking[0].upper()} has results, so there is nothing to compare it with."
+    leader, runner_up = str(comparison["leader"]).upper(), str(comparison["runner_up"]).upper()
+    if comparison["difference"] == 0.0:
+        text = f"{leader} and {runner_up} are level on held-out test problems"
+    elif comparison["excludes_zero"]:
+        text = f"{leader} wins: {_points(comparison['difference'])} over {runner_up} on held-out test problems"
+    else:
+        text = f"{leader} is ahead of {runner_up} by {_points(comparison['difference'])} on held-out test problems"
+    if comparison["method"] == "none":
+        return f"{text}; no intervals were measured, so nobody can say how sure that is."
+    low, high = comparison["difference_low"], comparison["difference_high"]
+    text += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, {comparison['method']}: {comparison['basis']})"
+    text += "." if comparison["excludes_zero"] else "; zero is not excluded, so more seeds are needed to settle it."
+    return text + _best_trials_sentence(comparison)
+
+
+def _best_trials_sentence(comparison: Mapping[str, Any]) -> str:
+    best = comparison["best_trials"]
+    if best is None:
+        return ""
+    overlap = "overlap" if best["intervals_overlap"] else "do not overlap"
+    limits = f"{100 * best['difference_low']:+.1f} to {100 * best['difference_high']:+.1f}"
+    return (
+        f" The best trials differ by {_points(best['difference'])} (95 % interval {limits}, newcombe); their own "
+        f"intervals {overlap}."
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f} points"
+
+
+def _account(name: str, entry: Mapping[str, Any]) -> str:
+    setting, best = entry["best_setting"], entry["best_trial"]
+    seeds = len(setting["seeds"])
+    spread = "" if setting["accuracy_stdev"] is None else f" ± {100 * setting['accuracy_stdev']:.1f}"
+    text = (
+        f"{name.upper()}: best setting {' '.join(setting['overrides']) or 'as composed'}, "
+        f"{100 * setting['accuracy_mean']:.1f}{spread} % over {seeds} seed{'s' if seeds != 1 else ''}"
+    )
+    if setting["gain_mean"] is not None:
+        word = "above" if setting["gain_mean"] >= 0 else "BELOW"
+        text += f", {100 * abs(setting['gain_mean']):.1f} points {word} its start"
+    if setting["gain_per_gpu_second"] is not None:
+        text += f", {100 * setting['gain_per_gpu_second']:+.2f} points per GPU-second"
+    text += f"; best trial by dev accuracy #{best['number']}: {100 * best['accuracy']:.1f} %"
+    if best["accuracy_low"] is not None and best["accuracy_high"] is not None:
+        text += f" [{100 * best['accuracy_low']:.1f}, {100 * best['accuracy_high']:.1f}]"
+    return text + "."

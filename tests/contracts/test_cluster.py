@@ -1,0 +1,350 @@
+"""The contract of `ports.Cluster`: one suite, inherited by every implementation.
+
+`ClusterContract` holds for all of them, `ProcessContract` for those that run bundles in processes of their own.
+"""
+
+import ast
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.local import LocalCluster
+from cluster.node import NodeCluster
+from cluster.outputs import Artifacts
+from cluster.ray import RayCluster
+from cluster.simulated import Script, SimulatedCluster
+from orchestrator.events import (
+    BundleStarted,
+    BundleStopped,
+    Event,
+    Launch,
+    NodeJoined,
+    NodeLost,
+    StageCompleted,
+    StageRaised,
+    StageReported,
+    WorkerLost,
+)
+from orchestrator.ports import Cluster, ClusterUnavailable
+from orchestrator.schema import Device, DeviceKind, Outcome, Placement, Stage
+from tests.contracts import cluster_payloads
+
+TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
+PAYLOADS = (str(Path(cluster_payloads.__file__).parents[2]),)
+PATIENCE_S = 60.0
+STOP_GRACE_S = 0.5
+
+
+@dataclass
+class Rig:
+    """A started cluster, its devices, and the events of each bundle so far."""
+
+    cluster: Cluster
+    artifacts: Artifacts
+    devices: tuple[Device, ...] = ()
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    nodes: list[Event] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def start(self) -> "Rig":
+        self.cluster.start()
+        while not self.devices:
+            self.poll(PATIENCE_S)
+        return self
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = self.cluster.poll(timeout_s)
+        for event in events:
+            if isinstance(event, NodeJoined):
+                self.devices = event.devices
+            if isinstance(event, NodeJoined | NodeLost):
+                self.nodes.append(event)
+            else:
+                self.events.setdefault(event.bundle_id, []).append(event)
+        return events
+
+    def launch(self, payload: str, *, key: str = "", parent_key: str = "", devices: int = 1, memory_bytes=0) -> Launch:
+        number = next(self.numbers)
+        key = key or f"key{number}"
+        chosen = self.devices[:devices]
+        launch = Launch(
+            bundle_id=f"bundle{number}",
+            study_id="study",
+            stage=Stage(
+                name="stage",
+                key=key,
+                parent_key=parent_key,
+                entrypoint=f"{cluster_payloads.__name__}:{payload}",
+                config={"nested": {"lr": 1e-3}, "names": ["a"]},
+                budget_steps=cluster_payloads.POINTS,
+            ),
+            trial_ids=("trial",),
+            placement=Placement(
+                stage_key=key,
+                device_ids=tuple(d.device_id for d in chosen),
+                share=1.0,
+                memory_bytes=memory_bytes,
+            ),
+            devices=chosen,
+            attempt=0,
+        )
+        self.cluster.launch(launch)
+        return launch
+
+    def until(self, launch: Launch, *kinds: type) -> list[Event]:
+        """The bundle's events, once one of `kinds` is among them."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(isinstance(e, kinds) for e in self.events.get(launch.bundle_id, [])):
+            assert time.monotonic() < deadline, f"{launch.bundle_id} has only {self.events.get(launch.bundle_id)}"
+            self.poll(5.0)
+        return self.events[launch.bundle_id]
+
+    def to_the_end(self, launch: Launch) -> list[Event]:
+        return self.until(launch, *TERMINAL)
+
+
+class ClusterContract:
+    """What holds for every cluster."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def rig(cls, tmp_path_factory) -> Iterator[Rig]:
+        home = tmp_path_factory.mktemp("home")
+        rig = Rig(cls.make(home), Artifacts(home / "artifacts")).start()
+        yield rig
+        rig.cluster.close()
+        rig.cluster.close()  # safe to call twice
+        cls.check_closed(home)
+
+    @classmethod
+    def make(cls, home: Path) -> Cluster:
+        raise NotImplementedError
+
+    @classmethod
+    def check_closed(cls, home: Path) -> None:
+        pass
+
+    def damage(self, rig: Rig, key: str) -> None:
+        path = rig.artifacts.stage(key) / "weights.bin"
+        data = bytearray(path.read_bytes())
+        data[7] ^= 1
+        path.write_bytes(data)
+
+    def test_start_joins_a_node_with_its_devices(self, rig):
+        assert isinstance(rig.nodes[0], NodeJoined)
+        assert [device.index for device in rig.devices] == list(range(len(rig.devices)))
+        assert all(device.node_id == rig.nodes[0].node_id and device.memory_bytes > 0 for device in rig.devices)
+
+    def test_a_bundle_starts_reports_and_completes(self, rig):
+        launch = rig.launch("succeed")
+        events = rig.to_the_end(launch)
+        assert [type(e) for e in events] == [BundleStarted] + [StageReported] * 3 + [StageCompleted]
+        reports = events[1:-1]
+        assert [report.step for report in reports] == [1, 2, 3]
+        assert reports[1].metrics == {"train/loss": 0.5}
+        assert reports[-1].progress == 1.0
+        assert [e.at for e in events] == sorted(e.at for e in events)
+        assert events[-1].outcome.metrics == {"eval/accuracy": 0.5}
+
+    def test_output_is_available_once_completed(self, rig):
+        launch = rig.launch("succeed")
+        assert rig.cluster.available_outputs([launch.stage.key]) == set()
+        rig.to_the_end(launch)
+        assert rig.cluster.available_outputs([launch.stage.key, "absent"]) == {launch.stage.key}
+
+    def test_a_damaged_output_is_not_available(self, rig):
+        launch = rig.launch("succeed")
+        rig.to_the_end(launch)
+        self.damage(rig, launch.stage.key)
+        assert rig.cluster.available_outputs([launch.stage.key]) == set()
+        rig.to_the_end(rig.launch("succeed", key=launch.stage.key))
+        assert rig.cluster.available_outputs([launch.stage.key]) == {launch.stage.key}
+
+    def test_a_stage_that_raises(self, rig):
+        launch = rig.launch("fail")
+        last = rig.to_the_end(launch)[-1]
+        assert isinstance(last, StageRaised)
+        assert last.error.splitlines()[-1] == "ValueError: the loss is not a number"
+        assert rig.cluster.available_outputs([launch.stage.key]) == set()
+
+    def test_stop_ends_a_bundle_without_output(self, rig):
+        launch = rig.launch("until_stopped")
+        rig.cluster.stop(launch.bundle_id, "pruned")
+        rig.cluster.stop(launch.bundle_id, "pruned twice")
+        assert isinstance(rig.to_the_end(launch)[-1], BundleStopped)
+        assert rig.cluster.available_outputs([launch.stage.key]) == set()
+
+    def test_stop_of_unknown_and_ended_bundles_is_ignored(self, rig):
+        launch = rig.launch("succeed")
+        rig.to_the_end(launch)
+        rig.cluster.stop(launch.bundle_id, "too late")
+        rig.cluster.stop("never heard of", "why not")
+        assert rig.poll(0.3) == []
+
+    def test_one_terminal_event_and_nothing_after_it(self, rig):
+        for payload in ("succeed", "fail", "succeed"):
+            rig.to_the_end(rig.launch(payload))
+        rig.poll(0.3)
+        for events in rig.events.values():
+            assert [isinstance(e, TERMINAL) for e in events].index(True) == len(events) - 1
+
+    def test_poll_waits_no_longer_than_told(self, rig):
+        assert rig.poll(0.0) == []
+        assert rig.poll(0.05) == []
+
+
+class ProcessContract(ClusterContract):
+    """What holds where bundles have processes, files and limits."""
+
+    @classmethod
+    def check_closed(cls, home: Path) -> None:
+        assert not list(home.glob("artifacts/incoming/*"))
+
+    def test_output_holds_the_files_and_the_parent_reads_them(self, rig):
+        parent = rig.launch("succeed")
+        outcome = rig.to_the_end(parent)[-1].outcome
+        assert outcome == Outcome(metrics={"eval/accuracy": 0.5}, busy_s=0.25, peak_memory_bytes=1234)
+        child = rig.launch("copy_parent", parent_key=parent.stage.key)
+        assert rig.to_the_end(child)[-1].outcome.metrics == {"bytes": 4096.0}
+        assert len((rig.artifacts.stage(child.stage.key) / "copy.bin").read_bytes()) == 4096
+
+    def test_a_killed_process_is_a_lost_worker(self, rig):
+        launch = rig.launch("kill_itself")
+        last = rig.to_the_end(launch)[-1]
+        assert isinstance(last, WorkerLost)
+        assert "SIGKILL" in last.reason
+
+    def test_stop_after_the_start_leaves_a_checkpoint(self, rig):
+        launch = rig.launch("until_stopped")
+        rig.until(launch, StageReported)
+        rig.cluster.stop(launch.bundle_id, "preempted")
+        assert rig.to_the_end(launch)[-1].busy_s == 0.125
+        assert int((rig.artifacts.checkpoint(launch.stage.key) / "step").read_text()) > 0
+
+    def test_a_bundle_that_ignores_a_stop_is_killed(self, rig):
+        launch = rig.launch("deaf")
+        rig.until(launch, BundleStarted)
+        rig.cluster.stop(launch.bundle_id, "pruned")
+        assert isinstance(rig.to_the_end(launch)[-1], BundleStopped)
+
+    def test_unfinished_without_being_asked_is_the_stages_fault(self, rig):
+        last = rig.to_the_end(rig.launch("unasked"))[-1]
+        assert isinstance(last, StageRaised)
+        assert "finished=False" in last.error
+
+    def test_an_entrypoint_that_is_not_there_or_returns_something_else(self, rig):
+        assert "AttributeError" in rig.to_the_end(rig.launch("missing"))[-1].error
+        assert "instead of an Outcome" in rig.to_the_end(rig.launch("not_an_outcome"))[-1].error
+
+    def test_a_gang_meets_and_answers_once(self, rig):
+        if len(rig.devices) < 2:
+            pytest.skip("one device only")
+        launch = rig.launch("meet", devices=2)
+        events = rig.to_the_end(launch)
+        assert [type(e) for e in events] == [BundleStarted, StageReported, StageCompleted]
+        lines = (rig.artifacts.stage(launch.stage.key) / "gang.txt").read_text().split("\n")
+        ranks = sorted(tuple(map(int, line.split())) for line in lines if line)
+        assert [rank for rank, *_ in ranks] == [0, 1]
+        assert [index for _, index, _ in ranks] == [device.index for device in launch.devices]
+        assert ranks[0][2] != ranks[1][2]
+
+    def test_one_dead_rank_ends_its_gang(self, rig):
+        if len(rig.devices) < 2:
+            pytest.skip("one device only")
+        last = rig.to_the_end(rig.launch("last_rank_dies", devices=2))[-1]
+        assert isinstance(last, WorkerLost)
+        assert last.reason.startswith("rank 1 ")
+
+    def test_a_bundle_over_its_memory_is_lost_with_the_reason(self, rig):
+        last = rig.to_the_end(rig.launch("grow", memory_bytes=200 << 20))[-1]
+        assert isinstance(last, WorkerLost)
+        assert f"memory_bytes={200 << 20}" in last.reason
+
+    def test_a_process_sits_on_its_device_in_a_session_of_its_own(self, rig):
+        launch = rig.launch("write_place")
+        rig.to_the_end(launch)
+        place = ast.literal_eval((rig.artifacts.stage(launch.stage.key) / "place.txt").read_text())
+        assert place["session_leader"]
+        assert not place["sigint_blocked"]
+        assert place["threads"] == "1"
+        assert place["gpus"] == ""
+        if hasattr(os, "sched_getaffinity"):
+            assert place["cores"] == [sorted(os.sched_getaffinity(0))[0]]
+        log = rig.artifacts.root.parent / "logs" / f"{launch.bundle_id}.log"
+        assert "printed by the stage" in log.read_text()
+
+    def test_a_stage_key_that_is_no_file_name_is_refused(self, rig):
+        assert isinstance(rig.to_the_end(rig.launch("succeed", key="../outside"))[-1], StageRaised)
+
+    def test_more_devices_than_exist(self, tmp_path):
+        with pytest.raises(ClusterUnavailable, match=r"cluster\.devices=4096: there are \d+ .* choose 1 to \d+, or 0"):
+            self.make(tmp_path, devices=4096).start()
+
+
+class TestLocalCluster(ClusterContract):
+    @classmethod
+    def make(cls, home: Path) -> Cluster:
+        return LocalCluster(artifacts=home / "artifacts", devices=1)
+
+    def test_a_gang_is_refused_with_what_would_do(self, tmp_path):
+        rig = Rig(LocalCluster(artifacts=tmp_path, devices=0), Artifacts(tmp_path)).start()
+        if len(rig.devices) < 2:
+            pytest.skip("one device only")
+        assert "choose 1, or another cluster" in rig.to_the_end(rig.launch("meet", devices=2))[-1].error
+
+
+class TestSimulatedCluster(ClusterContract):
+    @classmethod
+    def make(cls, home: Path) -> Cluster:
+        devices = [
+            Device(device_id=f"n/{i}", node_id="n", index=i, kind=DeviceKind.CUDA, memory_bytes=1 << 30)
+            for i in range(2)
+        ]
+        return SimulatedCluster(devices=devices, script=play, startup_s=1.0)
+
+    def damage(self, rig: Rig, key: str) -> None:
+        rig.cluster.damage_output(key)
+
+
+def play(launch: Launch) -> Script:
+    """What the payloads do, as scripts."""
+    payload = launch.stage.entrypoint.partition(":")[2]
+    if payload == "fail":
+        return Script(duration_s=3.0, raises="ValueError: the loss is not a number", ends_at=0.5)
+    reports = {step: {"train/loss": 1.0 / step} for step in range(1, cluster_payloads.POINTS + 1)}
+    return Script(duration_s=3.0, reports=reports, outcome=Outcome(metrics={"eval/accuracy": 0.5}))
+
+
+class TestNodeCluster(ProcessContract):
+    @classmethod
+    def make(cls, home: Path, devices: int = 0) -> Cluster:
+        return NodeCluster(
+            home=home, artifacts=home / "artifacts", devices=devices, python_path=PAYLOADS, stop_grace_s=STOP_GRACE_S
+        )
+
+
+class TestRayCluster(ProcessContract):
+    @classmethod
+    def make(cls, home: Path, devices: int = 0) -> Cluster:
+        return RayCluster(
+            home=home, artifacts=home / "artifacts", devices=devices, python_path=PAYLOADS, stop_grace_s=STOP_GRACE_S
+        )
+
+    def test_a_dead_agent_takes_its_node_and_its_bundles_along(self, rig):
+        """Last on purpose: it leaves the cluster without a node."""
+        launch = rig.launch("deaf")
+        rig.until(launch, BundleStarted)
+        (node,) = rig.cluster._nodes.values()
+        os.kill(ray.get(node.actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        assert isinstance(rig.to_the_end(launch)[-1], WorkerLost)
+        while not isinstance(rig.nodes[-1], NodeLost):
+            assert rig.poll(PATIENCE_S)
+        after = rig.launch("succeed")
+        assert isinstance(rig.to_the_end(after)[-1], WorkerLost)

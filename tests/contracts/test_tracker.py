@@ -1,0 +1,458 @@
+"""One suite for every `ports.Tracker`: what a reader finds after the records are written out."""
+
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ports import Tracker
+from orchestrator.schema import Study, Trial, TrialState
+from orchestrator.throughput import EXPLANATIONS
+from orchestrator.tracking import build_tracker
+from orchestrator.tracking.memory import MemoryTracker
+from tests.unit.orchestrator.builders import study, warm_started
+
+AT = 1_700_000_000.0
+
+
+@dataclass
+class SeenRun:
+    """A run as its reader sees it, whichever tracker wrote it. `series`: (step, value, seconds since the epoch)."""
+
+    name: str
+    status: str
+    parent: str | None
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    series: dict[str, list[tuple[int, float, float]]]
+    artifacts: dict[str, str]
+    ended_at: float | None = None
+
+
+@dataclass
+class Seen:
+    """The parents and children of one study's experiment, by study id and trial id."""
+
+    experiment: str
+    runs: dict[str, SeenRun] = field(default_factory=dict)
+
+
+CONFIG = {
+    "seed": 3,
+    "algorithm": {"name": "grpo", "clip_low": 0.2},
+    "optimizer": {"lr": 1e-3, "betas": [0.9, 0.98]},
+    "prompt": "{question}",
+    "note": "x" * 9000,
+    "none": None,
+    "many": {f"key{n}": n for n in range(150)},
+}
+
+
+def a_study() -> Study:
+    return replace(
+        study(at=AT), name="rl_vs_sft", sweep=("seed=0,1",), config={"seed": 0, "base": True}, git_revision="abc123"
+    )
+
+
+def a_trial(number: int = 0) -> Trial:
+    trial = warm_started(number + 1)[number]
+    overrides = ("algorithm=grpo", "optimizer.lr=0.001", "seed=3")
+    variant = replace(trial.variant, algorithm="grpo", seed=3, overrides=overrides, config=CONFIG, key="variant-key")
+    return replace(trial, variant=variant, submitted_at=AT)
+
+
+def running(trial: Trial) -> Trial:
+    return replace(trial, state=TrialState.RUNNING, started_at=AT + 1)
+
+
+def ended(trial: Trial, state: TrialState, **changes: object) -> Trial:
+    metrics = {"accuracy": 0.6, "tokens_per_answer": 3.5, "seconds_per_answer": 0.01}
+    return replace(trial, state=state, started_at=AT + 1, ended_at=AT + 9, metrics=metrics, gpu_seconds=4.5, **changes)
+
+
+class TrackerContract:
+    """Subclasses give a `tracker` fixture, `again`, a second tracker on the same records, and `seen`."""
+
+    def again(self, tracker: Tracker) -> Tracker:
+        raise NotImplementedError
+
+    def seen(self, tracker: Tracker) -> Seen:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _close(self, tracker: Tracker) -> object:
+        yield
+        tracker.close(30.0)
+
+    def read(self, tracker: Tracker) -> Seen:
+        assert tracker.close(60.0)
+        return self.seen(tracker)
+
+    def test_a_place_that_can_be_written_passes_the_check(self, tracker: Tracker) -> None:
+        tracker.check()
+
+    def test_a_study_is_one_experiment_with_a_parent_run(self, tracker: Tracker) -> None:
+        tracker.study_started(a_study())
+        seen = self.read(tracker)
+        parent = seen.runs["study-1"]
+        assert seen.experiment == "rl_vs_sft/study-1"
+        assert (parent.name, parent.parent, parent.status) == ("rl_vs_sft", None, "RUNNING")
+        assert parent.params == {"seed": "0", "base": "true"}
+        assert parent.artifacts["config.yaml"] == "seed: 0\nbase: true\n"
+        assert (
+            parent.tags.items()
+            >= {
+                "orchestrator.kind": "study",
+                "study_id": "study-1",
+                "device_kind": "cpu",
+                "sweep": "seed=0,1",
+                "git_revision": "abc123",
+                "mlflow.source.git.commit": "abc123",
+            }.items()
+        )
+
+    def test_the_first_change_opens_a_child_run_that_says_what_the_trial_is(self, tracker: Tracker) -> None:
+        tracker.study_started(a_study())
+        tracker.trial_changed(a_trial())
+        run = self.read(tracker).runs["study-1-0000"]
+        assert (run.parent, run.status) == ("study-1", "SCHEDULED")
+        assert run.name == "000 grpo optimizer.lr=0.001 seed=3"
+        assert (
+            run.tags.items()
+            >= {
+                "orchestrator.kind": "trial",
+                "trial_id": "study-1-0000",
+                "device_kind": "cpu",
+                "variant_key": "variant-key",
+                "algorithm": "grpo",
+                "git_revision": "abc123",
+                "state": "queued",
+            }.items()
+        )
+
+    def test_the_flattened_config_is_in_the_params_and_the_resolved_one_is_an_artifact(self, tracker: Tracker) -> None:
+        import yaml
+
+        tracker.study_started(a_study())
+        tracker.trial_changed(a_trial())
+        run = self.read(tracker).runs["study-1-0000"]
+        assert (
+            run.params.items()
+            >= {
+                "seed": "3",
+                "algorithm.name": "grpo",
+                "optimizer.lr": "0.001",
+                "optimizer.betas": "[0.9, 0.98]",
+                "prompt": "{question}",
+                "none": "null",
+                "many.key149": "149",
+            }.items()
+        )
+        assert run.params["note"].startswith("xxx")
+        assert yaml.safe_load(run.artifacts["config.yaml"]) == CONFIG
+
+    @pytest.mark.parametrize(
+        ("state", "status"),
+        [
+            (TrialState.QUEUED, "SCHEDULED"),
+            (TrialState.RUNNING, "RUNNING"),
+            (TrialState.PAUSED, "SCHEDULED"),
+            (TrialState.COMPLETED, "FINISHED"),
+            (TrialState.PRUNED, "FINISHED"),
+            (TrialState.FAILED, "FAILED"),
+            (TrialState.CANCELLED, "KILLED"),
+        ],
+    )
+    def test_the_run_follows_the_state_of_the_trial(self, tracker: Tracker, state: TrialState, status: str) -> None:
+        trial = a_trial()
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        tracker.trial_changed(ended(trial, state) if state.terminal else replace(trial, state=state))
+        run = self.read(tracker).runs[trial.trial_id]
+        assert (run.status, run.tags["state"]) == (status, str(state))
+        assert run.ended_at == (pytest.approx(AT + 9, abs=0.002) if state.terminal else None)
+
+    def test_series_keep_their_steps_values_and_times_in_order(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        for step in range(3):
+            tracker.metrics(trial.trial_id, step, {"train/loss": 1.0 / (step + 1)}, AT + step)
+        tracker.metrics(trial.trial_id, 2, {"eval/accuracy": 0.5}, AT + 2.5)
+        series = self.read(tracker).runs[trial.trial_id].series
+        assert series["train/loss"] == [(0, 1.0, AT), (1, 0.5, AT + 1), (2, pytest.approx(1 / 3), AT + 2)]
+        assert series["eval/accuracy"] == [(2, 0.5, AT + 2.5)]
+
+    def test_a_value_that_is_no_number_does_not_stop_the_others(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        tracker.metrics(trial.trial_id, 0, {"train/loss": math.nan, "train/reward": 0.25}, AT)
+        metrics = self.read(tracker).runs[trial.trial_id].metrics
+        assert math.isnan(metrics["train/loss"])
+        assert metrics["train/reward"] == 0.25
+
+    def test_a_terminal_state_logs_what_the_trial_achieved_and_cost(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        tracker.metrics(trial.trial_id, 7, {"eval/accuracy": 0.5}, AT)
+        tracker.trial_changed(ended(trial, TrialState.COMPLETED, stage_index=2))
+        metrics = self.read(tracker).runs[trial.trial_id].metrics
+        assert metrics == {
+            "accuracy": 0.6,
+            "tokens_per_answer": 3.5,
+            "seconds_per_answer": 0.01,
+            "gpu_seconds": 4.5,
+            "budget_fraction": 1.0,
+            "eval/accuracy": 0.5,
+        }
+
+    def test_a_failed_trial_shows_its_error(self, tracker: Tracker) -> None:
+        trial = a_trial()
+        error = "\n".join(f"line {n}" for n in range(2000)) + "\nValueError: no such token"
+        tracker.study_started(a_study())
+        tracker.trial_changed(ended(trial, TrialState.FAILED, error=error))
+        run = self.read(tracker).runs[trial.trial_id]
+        assert run.tags["error"].endswith("ValueError: no such token")
+        assert len(run.tags["error"]) <= 500
+        assert run.artifacts["error.txt"] == error
+
+    def test_the_parent_ends_with_the_throughput_and_the_report(self, tracker: Tracker, tmp_path: Path) -> None:
+        numbers = {name: float(n) for n, name in enumerate(EXPLANATIONS)}
+        report = tmp_path / "report.json"
+        report.write_text('{"study": {}}', encoding="utf-8")
+        tracker.study_started(a_study())
+        tracker.study_finished(replace(a_study(), ended_at=AT + 20), numbers, [report])
+        parent = self.read(tracker).runs["study-1"]
+        assert parent.metrics == numbers
+        assert parent.artifacts["report.json"] == '{"study": {}}'
+        assert (parent.status, parent.ended_at) == ("FINISHED", pytest.approx(AT + 20, abs=0.002))
+
+    def test_a_point_of_an_unknown_trial_is_dropped_with_a_warning(
+        self, tracker: Tracker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tracker.study_started(a_study())
+        with caplog.at_level(logging.WARNING):
+            tracker.metrics("no-such-trial", 0, {"train/loss": 1.0}, AT)
+            assert set(self.read(tracker).runs) == {"study-1"}
+        assert "dropped" in caplog.text
+
+    def test_a_study_started_again_continues_its_runs(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        assert tracker.close(60.0)
+        successor = self.again(tracker)
+        successor.study_started(a_study())
+        successor.trial_changed(ended(trial, TrialState.COMPLETED))
+        seen = self.read(successor)
+        assert set(seen.runs) == {"study-1", trial.trial_id}
+        assert seen.runs[trial.trial_id].status == "FINISHED"
+
+    def test_closing_twice_is_safe(self, tracker: Tracker) -> None:
+        tracker.study_started(a_study())
+        assert tracker.close(60.0)
+        assert tracker.close(60.0)
+
+    def test_calls_return_at_once(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        began = time.perf_counter()
+        tracker.study_started(a_study())
+        tracker.trial_changed(trial)
+        for step in range(200):
+            tracker.metrics(trial.trial_id, step, {"train/loss": 1.0}, AT + step)
+        assert time.perf_counter() - began < 0.5
+
+
+class TestMemoryTracker(TrackerContract):
+    @pytest.fixture
+    def tracker(self) -> Tracker:
+        return build_tracker("memory")
+
+    def again(self, tracker: Tracker) -> Tracker:
+        return tracker
+
+    def seen(self, tracker: Tracker) -> Seen:
+        assert isinstance(tracker, MemoryTracker)
+        seen = Seen(experiment=tracker.experiments["study-1"])
+        for owner, run in tracker.runs.items():
+            seen.runs[owner] = SeenRun(
+                name=run.name,
+                status=str(run.status),
+                parent=run.parent,
+                tags=run.tags,
+                params=run.params,
+                metrics=run.metrics,
+                series={name: [(p.step, p.value, p.at) for p in points] for name, points in run.series.items()},
+                artifacts=run.artifacts,
+                ended_at=run.ended_at,
+            )
+        return seen
+
+
+class MlflowContract(TrackerContract):
+    """Read back through MLflow's own client; `uri` and `artifacts` are fixtures."""
+
+    # MLflow's own code warns about what it will change; it is not ours to fix.
+    pytestmark = pytest.mark.filterwarnings("default")
+
+    @pytest.fixture
+    def tracker(self, uri: str, artifacts: Path) -> Tracker:
+        self.uri, self.artifacts = uri, artifacts
+        return build_tracker("mlflow", uri=uri, artifacts=artifacts)
+
+    def again(self, tracker: Tracker) -> Tracker:
+        return build_tracker("mlflow", uri=self.uri, artifacts=self.artifacts)
+
+    def seen(self, tracker: Tracker) -> Seen:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.uri)
+        (experiment,) = (e for e in client.search_experiments() if e.name.endswith("/study-1"))
+        seen = Seen(experiment=experiment.name)
+        owners = {}
+        runs = client.search_runs([experiment.experiment_id])
+        for run in runs:
+            owners[run.info.run_id] = run.data.tags.get("trial_id") or run.data.tags["study_id"]
+        assert len(set(owners.values())) == len(runs), "a trial has two runs"
+        for run in runs:
+            parent = run.data.tags.get("mlflow.parentRunId")
+            seen.runs[owners[run.info.run_id]] = SeenRun(
+                name=run.info.run_name,
+                status=run.info.status,
+                parent=owners.get(parent),
+                tags=run.data.tags,
+                params=run.data.params,
+                metrics=run.data.metrics,
+                series={name: self.points(client, run.info.run_id, name) for name in run.data.metrics},
+                artifacts=self.files(client, run.info.run_id),
+                ended_at=run.info.end_time and run.info.end_time / 1000,
+            )
+        return seen
+
+    @staticmethod
+    def points(client, run_id: str, name: str) -> list[tuple[int, float, float]]:
+        return [(m.step, m.value, m.timestamp / 1000) for m in client.get_metric_history(run_id, name)]
+
+    @staticmethod
+    def files(client, run_id: str) -> dict[str, str]:
+        names = [file.path for file in client.list_artifacts(run_id)]
+        return {name: Path(client.download_artifacts(run_id, name)).read_text(encoding="utf-8") for name in names}
+
+    def test_a_study_opens_in_the_layout_for_training_with_its_columns(self, tracker: Tracker) -> None:
+        import json
+
+        from mlflow import MlflowClient
+
+        tracker.study_started(a_study())
+        assert tracker.close(60.0)
+        experiment = MlflowClient(tracking_uri=self.uri).get_experiment_by_name("rl_vs_sft/study-1")
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        view = json.loads(experiment.tags["mlflow.sharedViewState.comparison"])
+        assert "metrics.`accuracy`" in view["selectedColumns"]
+        page = tracker.study_page("study-1")
+        assert page == f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=comparison"
+
+
+@pytest.fixture(scope="module")
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty MLflow database: creating one takes seconds, copying it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return str(path)
+
+
+class TestMlflowOnSqlite(MlflowContract):
+    @pytest.fixture
+    def uri(self, tmp_path: Path, sqlite_uri: str) -> str:
+        copy = tmp_path / "mlflow.db"
+        copy.write_bytes(Path(sqlite_uri).read_bytes())
+        return f"sqlite:///{copy}"
+
+    @pytest.fixture
+    def artifacts(self, tmp_path: Path) -> Path:
+        return tmp_path / "artifacts"
+
+    def test_artifacts_lie_under_the_given_folder(self, tracker: Tracker, artifacts: Path) -> None:
+        tracker.study_started(a_study())
+        assert tracker.close(60.0)
+        assert [path.read_text() for path in artifacts.rglob("config.yaml")] == ["seed: 0\nbase: true\n"]
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{home}/mlflow.db",
+        "--artifacts-destination",
+        f"{home}/artifacts",
+    ]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+    uri = f"http://127.0.0.1:{port}"
+    wait_until_it_answers(uri, process)
+    yield uri
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+
+
+def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes]) -> None:
+    from orchestrator.ports import TrackingUnavailable
+    from orchestrator.tracking.reachability import check_uri
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            return check_uri(uri, 3.0)
+        except TrackingUnavailable:
+            time.sleep(0.5)
+    raise AssertionError("the MLflow server did not come up")
+
+
+@pytest.mark.slow
+class TestMlflowOnAServer(MlflowContract):
+    @pytest.fixture
+    def uri(self, mlflow_server: str) -> Iterator[str]:
+        from mlflow import MlflowClient
+
+        yield mlflow_server
+        client = MlflowClient(tracking_uri=mlflow_server)
+        for experiment in client.search_experiments():
+            if experiment.name.endswith("/study-1"):
+                # The name of a deleted experiment stays taken; each test needs it anew.
+                client.rename_experiment(experiment.experiment_id, f"{experiment.experiment_id} of another test")
+
+    @pytest.fixture
+    def artifacts(self, tmp_path: Path) -> Path:
+        return tmp_path / "unused"

@@ -1,0 +1,41 @@
+"""Launches of the contract's payloads on a node's first device, and waiting for what becomes of them."""
+
+import time
+from pathlib import Path
+
+from orchestrator.events import BundleStopped, Launch, StageCompleted, StageRaised, WorkerLost
+from orchestrator.schema import Placement, Stage
+from tests.contracts import cluster_payloads
+
+ROOT = str(Path(cluster_payloads.__file__).parents[2])
+TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
+
+
+def make_launch(devices, payload="succeed", *, bundle_id="b", key="", config=None, budget_steps=3):
+    key = key or f"key-{bundle_id}"
+    return Launch(
+        bundle_id=bundle_id,
+        study_id="study",
+        stage=Stage(
+            name="stage",
+            key=key,
+            parent_key="",
+            entrypoint=f"{cluster_payloads.__name__}:{payload}",
+            config=config or {},
+            budget_steps=budget_steps,
+        ),
+        trial_ids=("trial",),
+        placement=Placement(stage_key=key, device_ids=tuple(d.device_id for d in devices), share=1.0, memory_bytes=0),
+        devices=tuple(devices),
+        attempt=0,
+    )
+
+
+def wait_for(source, bundle_id, *kinds, patience_s=30.0):
+    """The first event of one of `kinds` (default: the terminal one) of a bundle."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        for event in source.poll(1.0):
+            if getattr(event, "bundle_id", None) == bundle_id and isinstance(event, kinds or TERMINAL):
+                return event
+    raise AssertionError(f"{bundle_id} did not get to {kinds or TERMINAL}")

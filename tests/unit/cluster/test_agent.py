@@ -1,0 +1,188 @@
+"""What the contract can't reach: a dying forkserver, a bad preload, adoption, and that nothing outlives anyone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from cluster.agent import NodeAgent
+from cluster.agent_config import AgentConfig
+from cluster.forkserver_client import ForkserverProcess
+from cluster.inventory import take_inventory
+from orchestrator.events import (
+    BundleStarted,
+    BundleStopped,
+    NodeJoined,
+    StageCompleted,
+    StageRaised,
+    StageReported,
+    WorkerLost,
+)
+from orchestrator.ports import ClusterUnavailable
+from tests.unit.cluster.launches import ROOT, make_launch, wait_for
+
+
+def make_config(home, preload=()):
+    inventory = take_inventory()
+    return AgentConfig(
+        node_id="node",
+        devices=inventory.devices("node"),
+        cores=inventory.cores,
+        artifacts=home / "artifacts",
+        logs=home / "logs",
+        preload=preload,
+        python_path=(ROOT,),
+        memory_sample_s=0.05,
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_config(tmp_path)
+
+
+@pytest.fixture
+def agent(config):
+    agent = NodeAgent(config)
+    agent.start()
+    yield agent
+    agent.close()
+
+
+def gone(pid, patience_s=5.0):
+    deadline = time.monotonic() + patience_s
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def children():
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_a_dead_forkserver_loses_its_bundles_and_is_replaced(agent, config):
+    agent.launch(make_launch(config.devices[:1], "deaf", bundle_id="b1"))
+    wait_for(agent, "b1", BundleStarted)
+    before = children()
+    server, worker = agent._server.pid, max(before - {agent._server.pid})
+    os.kill(server, signal.SIGKILL)
+    lost = wait_for(agent, "b1")
+    assert isinstance(lost, WorkerLost)
+    assert "its forkserver died" in lost.reason
+    assert gone(worker)
+    agent.launch(make_launch(config.devices[:1], bundle_id="b2"))
+    assert isinstance(wait_for(agent, "b2"), StageCompleted)
+    assert agent._server.pid != server
+
+
+def test_launches_wait_for_the_preload_and_can_be_stopped_meanwhile(agent, config):
+    agent.launch(make_launch(config.devices[:1], bundle_id="b1"))
+    agent.launch(make_launch(config.devices[:1], "until_stopped", bundle_id="b2"))
+    agent.stop("b2", "pruned")
+    assert isinstance(wait_for(agent, "b2"), BundleStopped)
+    agent.launch(make_launch(config.devices[:1], bundle_id="b3"))
+    assert isinstance(wait_for(agent, "b3"), StageCompleted)
+
+
+def test_the_node_joins_once_it_can_run_something(agent, config):
+    agent.wait_ready(30.0)
+    (joined,) = agent.poll(1.0)
+    assert joined == NodeJoined(at=joined.at, node_id="node", devices=config.devices)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("no.such.module", "ModuleNotFoundError: No module named 'no'"),
+        ("tests.unit.cluster.leaves_a_thread", "left 2 threads running"),
+    ],
+)
+def test_a_preload_that_can_not_be_forked_from(tmp_path, module, message):
+    config = make_config(tmp_path, (module,))
+    agent = NodeAgent(config)
+    agent.start()
+    try:
+        with pytest.raises(ClusterUnavailable, match=message):
+            agent.wait_ready(30.0)
+        agent.launch(make_launch(config.devices[:1]))
+        assert isinstance(wait_for(agent, "b"), WorkerLost)
+    finally:
+        agent.close()
+
+
+def test_a_forkserver_started_by_someone_else(config):
+    server = ForkserverProcess(config.forkserver())
+    agent = NodeAgent(config, server.address)
+    agent.start()
+    try:
+        agent.launch(make_launch(config.devices[:1]))
+        assert isinstance(wait_for(agent, "b"), StageCompleted)
+    finally:
+        agent.close()
+        server.kill()
+    assert server.ended()
+    assert not os.path.exists(server.address)
+
+
+def test_a_stage_config_that_is_no_plain_data_is_the_stages_fault(agent, config):
+    agent.launch(make_launch(config.devices[:1], config={"lr": object()}))
+    raised = wait_for(agent, "b")
+    assert isinstance(raised, StageRaised)
+    assert "object can't be sent to a worker" in raised.error
+
+
+def test_what_a_stage_leaves_behind_ends_with_it(agent, config):
+    agent.launch(make_launch(config.devices[:1], "leave_a_grandchild"))
+    pid = int(wait_for(agent, "b", StageReported).metrics["grandchild"])
+    assert isinstance(wait_for(agent, "b"), StageCompleted)
+    assert gone(pid)
+
+
+def test_close_leaves_no_process_no_output_and_no_temporary_folder(config):
+    agent = NodeAgent(config)
+    agent.start()
+    agent.launch(make_launch(config.devices[:1], "leave_a_grandchild", config={"stay": True}))
+    pid = int(wait_for(agent, "b", StageReported).metrics["grandchild"])
+    address = agent._process.address
+    agent.close()
+    agent.close()
+    assert gone(pid)
+    assert children() == set()
+    assert list((config.artifacts / "incoming").iterdir()) == []
+    assert not os.path.exists(os.path.dirname(address))
+
+
+def test_closing_an_agent_that_never_started(config):
+    NodeAgent(config).close()
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from orchestrator.events import StageReported
+from tests.unit.cluster.launches import make_launch, wait_for
+from tests.unit.cluster.test_agent import NodeAgent, make_config
+
+config = make_config(Path(sys.argv[1]))
+agent = NodeAgent(config)
+agent.start()
+agent.launch(make_launch(config.devices[:1], "leave_a_grandchild", config={"stay": True}))
+print(int(wait_for(agent, "b", StageReported).metrics["grandchild"]), agent._server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_outlives_an_agent_that_is_killed(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        grandchild, server = map(int, driver.stdout.readline().split())
+        driver.kill()
+    assert gone(server)
+    assert gone(grandchild)

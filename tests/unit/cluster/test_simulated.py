@@ -1,0 +1,131 @@
+"""Virtual time: what happens when, exactly."""
+
+import pytest
+
+from cluster.simulated import Script, SimulatedCluster
+from orchestrator.events import (
+    BundleStarted,
+    BundleStopped,
+    NodeJoined,
+    NodeLost,
+    StageCompleted,
+    StageRaised,
+    StageReported,
+    WorkerLost,
+)
+from orchestrator.schema import Device, DeviceKind, Outcome
+from tests.unit.cluster.launches import make_launch
+
+DEVICES = tuple(
+    Device(device_id=f"{node}/0", node_id=node, index=0, kind=DeviceKind.CUDA, memory_bytes=1 << 30)
+    for node in ("n1", "n2")
+)
+
+
+def make(script, **arguments):
+    cluster = SimulatedCluster(devices=DEVICES, script=lambda launch: script, start_at=100.0, **arguments)
+    cluster.start()
+    assert [event.node_id for event in cluster.poll(0.0)] == ["n1", "n2"]
+    return cluster
+
+
+def launch(cluster, bundle_id="b", key="key", node=0):
+    launch = make_launch(DEVICES[node : node + 1], bundle_id=bundle_id, key=key, budget_steps=10)
+    cluster.launch(launch)
+    return launch
+
+
+def history(cluster, until):
+    events = []
+    while cluster.now() < until:
+        events += cluster.poll(until - cluster.now())
+    return events
+
+
+def test_a_run_from_start_to_end():
+    cluster = make(Script(duration_s=20.0, reports={5: {"loss": 0.5}}, outcome=Outcome(metrics={"acc": 1.0})))
+    launch(cluster)
+    assert history(cluster, 200.0) == [
+        BundleStarted(at=100.0, bundle_id="b"),
+        StageReported(at=110.0, bundle_id="b", step=5, metrics={"loss": 0.5}, progress=0.5),
+        StageCompleted(at=120.0, bundle_id="b", outcome=Outcome(metrics={"acc": 1.0}, busy_s=20.0)),
+    ]
+    assert cluster.available_outputs(["key", "other"]) == {"key"}
+
+
+def test_the_clock_moves_to_the_next_event_or_by_the_timeout():
+    cluster = make(Script(duration_s=20.0), startup_s=3.0)
+    launch(cluster)
+    assert cluster.poll(1.0) == []
+    assert cluster.now() == 101.0
+    assert cluster.poll(1e9) == [BundleStarted(at=103.0, bundle_id="b")]
+    assert cluster.now() == 103.0
+
+
+def test_a_stop_takes_effect_at_the_next_step_and_the_next_attempt_resumes_there():
+    cluster = make(Script(duration_s=20.0, reports={4: {}, 8: {}}))
+    launch(cluster, "b1")
+    assert [type(e) for e in history(cluster, 109.0)] == [BundleStarted, StageReported]
+    cluster.stop("b1", "preempted")
+    cluster.stop("b1", "again")
+    assert history(cluster, 111.0) == [BundleStopped(at=110.0, bundle_id="b1", busy_s=10.0)]
+    launch(cluster, "b2")
+    events = history(cluster, 200.0)
+    assert [(type(e), e.at) for e in events] == [
+        (BundleStarted, 111.0),
+        (StageReported, 117.0),
+        (StageCompleted, 121.0),
+    ]
+    assert events[-1].outcome.busy_s == 10.0
+
+
+def test_a_stop_before_the_start():
+    cluster = make(Script(duration_s=20.0), startup_s=5.0)
+    launch(cluster)
+    cluster.stop("b", "pruned")
+    assert history(cluster, 150.0) == [
+        BundleStarted(at=105.0, bundle_id="b"),
+        BundleStopped(at=105.0, bundle_id="b", busy_s=0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "event"),
+    [
+        (Script(duration_s=20.0, raises="boom", ends_at=0.25), StageRaised(at=105.0, bundle_id="b", error="boom")),
+        (Script(duration_s=20.0, loses="OOM", ends_at=0.5), WorkerLost(at=110.0, bundle_id="b", reason="OOM")),
+    ],
+)
+def test_scripted_ends_cut_the_reports_off(script, event):
+    cluster = make(script)
+    launch(cluster)
+    assert history(cluster, 200.0)[-1] == event
+    assert cluster.available_outputs(["key"]) == set()
+
+
+def test_a_lost_node_takes_its_bundles_along_and_may_come_back():
+    cluster = make(Script(duration_s=20.0))
+    launch(cluster, "b1", "k1", node=0)
+    launch(cluster, "b2", "k2", node=1)
+    cluster.lose_node("n1", 105.0, "spot reclaimed")
+    cluster.join_node("n1", 115.0)
+    events = history(cluster, 110.0)
+    assert events[2:] == [
+        WorkerLost(at=105.0, bundle_id="b1", reason="node lost: spot reclaimed"),
+        NodeLost(at=105.0, node_id="n1", reason="spot reclaimed"),
+    ]
+    launch(cluster, "b3", "k3", node=0)
+    assert history(cluster, 111.0) == [WorkerLost(at=110.0, bundle_id="b3", reason="node n1 is gone")]
+    assert [type(e) for e in history(cluster, 130.0)] == [NodeJoined, StageCompleted]
+
+
+def test_the_same_script_gives_the_same_history():
+    def play():
+        cluster = make(Script(duration_s=7.0, reports={step: {"s": step} for step in range(11)}))
+        for number in range(5):
+            launch(cluster, f"b{number}", f"k{number}", node=number % 2)
+            cluster.poll(0.3)
+        cluster.stop("b3", "pruned")
+        return history(cluster, 120.0)
+
+    assert play() == play()
