@@ -65,7 +65,7 @@ class NodeAgent:
 
     def __init__(self, config: AgentConfig, forkserver_address: str = "") -> None:
         """`forkserver_address`: a forkserver on this machine that someone else started for this agent ("": start
-        one). Should it die, the agent starts its own."""
+        one). Should it be dead or die, the agent starts its own."""
         self._config = config
         self._artifacts = Artifacts(config.artifacts)
         self._address = forkserver_address
@@ -187,12 +187,13 @@ class NodeAgent:
     # forkserver
 
     def _connect_forkserver(self) -> None:
-        if not self._address:
+        address, self._address = self._address, ""  # after the one that is there for us, each one is ours
+        try:
+            self._server = ForkserverConnection(address)
+        except OSError:  # none was given, or it is gone (with an earlier life of this agent)
             self._process = ForkserverProcess(self._config.forkserver())
-        address = self._address or (self._process.address if self._process else "")
-        self._server = ForkserverConnection(address)
+            self._server = ForkserverConnection(self._process.address)
         self._selector.register(self._server, selectors.EVENT_READ, self._read_forkserver)
-        self._address = ""  # a second one is ours
 
     def _read_forkserver(self) -> None:
         assert self._server is not None

@@ -82,8 +82,13 @@ class ForkserverConnection:
     """The controller's end of the connection to a forkserver; the process behind it may be anyone's child."""
 
     def __init__(self, address: str) -> None:
+        """Raises OSError if no server listens at `address`."""
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(address)
+        try:
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
         self._messages = wire.LineBuffer()
         self.pid: int | None = None
 

@@ -31,9 +31,10 @@ NODE_ID = "local"
 class LocalCluster:
     """`ports.Cluster` in the calling process. Bundles run one after another, in the order they were launched."""
 
-    def __init__(self, *, artifacts: Path, devices: int = 1) -> None:
-        """`devices`: how many the node claims to have (0: all there are); bundles run one at a time all the same."""
-        self._artifacts = Artifacts(artifacts)
+    def __init__(self, *, home: Path, artifacts: Path, devices: int = 1) -> None:
+        """`devices`: how many the node claims to have (0: all there are); bundles run one at a time all the same.
+        `home` is not written to: what a stage prints goes to the terminal."""
+        self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
         self._cores: tuple[int, ...] = ()
         self._events: list[Event] = []

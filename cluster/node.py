@@ -26,17 +26,17 @@ class NodeCluster:
         home: Path,
         artifacts: Path,
         devices: int = 0,
-        preload: tuple[str, ...] = (),
-        python_path: tuple[str, ...] = (),
+        preload: Sequence[str] = (),
+        python_path: Sequence[str] = (),
         stop_grace_s: float = 30.0,
         start_timeout_s: float = 120.0,
     ) -> None:
         """Arguments as `cluster.ray.RayCluster` has them."""
-        self._home = home
-        self._artifacts = Artifacts(artifacts)
+        self._home = home.absolute()
+        self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
-        self._preload = preload
-        self._python_path = python_path
+        self._preload = tuple(preload)
+        self._python_path = tuple(python_path)
         self._stop_grace_s = stop_grace_s
         self._start_timeout_s = start_timeout_s
         self._agent: NodeAgent | None = None

@@ -60,7 +60,8 @@ from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator  # noqa: E40
 def open_device(assignment: Assignment) -> torch.device:
     """The device of an assignment, its threads and memory limited to the share, and the process group joined.
 
-    A single process meets nobody, so it needs neither a port nor a file. On CUDA the device is the first visible one.
+    A single process meets nobody: it needs no rendezvous, and gloo's listener stays on the loopback interface, at a
+    port that the kernel picks. On CUDA the device is the first visible one.
     """
     torch.set_num_threads(assignment.threads)
     if assignment.device_kind is DeviceKind.CUDA:
@@ -76,15 +77,17 @@ def open_device(assignment: Assignment) -> torch.device:
     os.environ.update(RANK=str(assignment.rank), WORLD_SIZE=str(assignment.world_size), LOCAL_RANK="0")
     if not dist.is_initialized():
         alone = assignment.world_size == 1
+        if alone:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = dist.HashStore() if alone else dist.FileStore(assignment.rendezvous, assignment.world_size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=assignment.rank, world_size=assignment.world_size)
     return device
 
 
-def deepspeed_config(config: DeepSpeedConfig, global_batch: int, world_size: int) -> dict[str, Any]:
+def deepspeed_config(config: DeepSpeedConfig, items_per_step: int, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own dict. The batch sizes are for its counters only: the loops slice their batches themselves."""
-    micro = max(1, global_batch // (world_size * config.gradient_accumulation_steps))
+    micro = max(1, items_per_step // (world_size * config.gradient_accumulation_steps))
     zero: dict[str, Any] = {"stage": config.zero_optimization.stage}
     offload = config.zero_optimization.offload_optimizer
     if offload.device != "none":
@@ -112,7 +115,7 @@ class Engine:
         decoder: Decoder,
         config: DeepSpeedConfig,
         optimizer: OptimizerConfig,
-        global_batch: int,
+        items_per_step: int,
         device: torch.device,
     ) -> None:
         self.device = device
@@ -130,7 +133,7 @@ class Engine:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        settings = deepspeed_config(config, global_batch, self.world_size)
+        settings = deepspeed_config(config, items_per_step, self.world_size)
         self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
         self._engine.train()
         if config.zero_optimization.stage == 0 and not config.bf16.enabled:

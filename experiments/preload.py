@@ -17,6 +17,7 @@ MODULES = (
     "experiments.stages.sft",
     "torch._dynamo",  # torch.optim imports it when an optimizer is made (2 s)
     "deepspeed.runtime.zero.muon.muon_optimizer",  # looked for by every ZeRO optimizer (2 s)
+    "reasoning_gym",  # imported by a verifier at its first use (1 s)
 )
 
 for _module in MODULES:

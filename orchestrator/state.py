@@ -418,11 +418,14 @@ class SchedulerState:
 
 
 def _past_stage(trial: Trial, record: _StageRecord, *, reused: bool) -> Trial:
+    """The trial behind a completed stage. Only the last stage's metrics are the trial's: what a warm-up reached is
+    not what the variant reached."""
+    last = trial.stage_index + 1 == len(trial.variant.stages)
     reused_stages = (*trial.reused_stages, record.stage.key) if reused else trial.reused_stages
     return replace(
         trial,
         stage_index=trial.stage_index + 1,
         progress=0.0,
-        metrics=dict(record.outcome.metrics),
+        metrics=dict(record.outcome.metrics) if last else trial.metrics,
         reused_stages=reused_stages,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -25,6 +25,7 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
+    NodeJoined,
     NodeLost,
     StageCompleted,
     StageRaised,
@@ -35,6 +36,9 @@ from orchestrator.schema import DeviceKind
 
 _POLL_S = 10.0
 _CLOSE_S = 10.0
+_CONNECT_S = 5.0
+_AGENT_RESTARTS = 3
+_RESTART_POLL_S = 0.2
 _TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
 
 
@@ -63,8 +67,8 @@ class RayCluster:
         artifacts: Path,
         devices: int = 0,
         address: str = "",
-        preload: tuple[str, ...] = (),
-        python_path: tuple[str, ...] = (),
+        preload: Sequence[str] = (),
+        python_path: Sequence[str] = (),
         stop_grace_s: float = 30.0,
         start_timeout_s: float = 120.0,
     ) -> None:
@@ -81,8 +85,8 @@ class RayCluster:
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
         self._address = address
-        self._preload = preload
-        self._python_path = python_path
+        self._preload = tuple(preload)
+        self._python_path = tuple(python_path)
         self._stop_grace_s = stop_grace_s
         self._start_timeout_s = start_timeout_s
         self._lock = threading.Lock()
@@ -190,8 +194,9 @@ class RayCluster:
     def _join(self) -> None:
         if not ray.is_initialized():
             try:
+                _check_reachable(self._address)
                 ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise ClusterUnavailable(
                     f"cluster.address={self._address!r}: no Ray cluster answers there ({error}); start one with "
                     "`ray start --head`, or leave the address empty for one on this machine"
@@ -223,6 +228,7 @@ class RayCluster:
             actor = AgentActor.options(  # type: ignore[attr-defined]
                 num_cpus=cpus,
                 num_gpus=gpus,
+                max_restarts=_AGENT_RESTARTS,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
             ).remote(
                 node_id,
@@ -271,9 +277,13 @@ class RayCluster:
             try:
                 events = ray.get(node.actor.poll.remote(_POLL_S))
             except RayError as error:
-                if not self._closing:
-                    self._node_lost(node, str(error).splitlines()[0])
-                return
+                if self._closing:
+                    return
+                self._node_lost(node, str(error).splitlines()[0])
+                if isinstance(error, ActorDiedError):
+                    return
+                time.sleep(_RESTART_POLL_S)  # Ray is restarting it; the node joins again once it has preloaded
+                continue
             if not events:
                 continue
             with self._lock:
@@ -281,13 +291,15 @@ class RayCluster:
                     if isinstance(event, _TERMINAL):
                         node.bundles.discard(event.bundle_id)
                         self._bundle_nodes.pop(event.bundle_id, None)
-                    elif isinstance(event, NodeLost):
-                        node.lost = True
+                    elif isinstance(event, NodeLost | NodeJoined):
+                        node.lost = isinstance(event, NodeLost)
             self._batches.put(events)
 
     def _node_lost(self, node: _Node, reason: str) -> None:
         """The agent is dead, and with it (its forkserver sees the end of the stream) every bundle of the node."""
         with self._lock:
+            if node.lost:
+                return
             node.lost = True
             bundles, node.bundles = sorted(node.bundles), set()
             for bundle_id in bundles:
@@ -297,6 +309,13 @@ class RayCluster:
         at = time.time()
         lost: list[Event] = [WorkerLost(at=at, bundle_id=b, reason=f"node lost: {reason}") for b in bundles]
         self._batches.put([*lost, NodeLost(at=at, node_id=node.node_id, reason=reason)])
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError if nobody listens at `host:port`: Ray itself would try, and complain aloud, for two minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 def _node_name(node: dict[str, Any], nodes: Sequence[dict[str, Any]]) -> str:

@@ -46,10 +46,10 @@ class Experience:
 
 
 def run(assignment: Assignment, channel: Channel) -> Outcome:
-    """Runs or resumes the stage. Raises TaskError for a task that cannot be built as configured."""
+    """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(GrpoConfig, stage_config(assignment.stage.config).algorithm)
     count, group = algorithm.prompts_per_step, algorithm.group_size
-    with open_session(assignment, channel, count * group) as session:
+    with open_session(assignment, channel, count) as session:
         engine, progress, task, device = session.engine, session.progress, session.task, session.device
         order = DataOrder(len(task.rl), session.config.seed)
         mine = part(count, session.rank, session.world_size)
@@ -66,9 +66,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             with session.busy():
                 problems = [task.rl[i] for i in order[progress.step * count : (progress.step + 1) * count]][mine]
                 prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
-                noise = sampling_noise(count * group, max_tokens, session.sampler)[
-                    mine.start * group : mine.stop * group
-                ]
+                noise = sampling_noise(count * group, max_tokens, session.sampler)
                 rollout = generate(
                     engine.decoder(),
                     prompts,
@@ -76,7 +74,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                     max_tokens,
                     group_size=group,
                     temperature=algorithm.temperature,
-                    noise=noise.to(device),
+                    noise=noise[mine.start * group : mine.stop * group].to(device),
                 )
                 rewards = completion_rewards(task, problems, rollout, session.tokenizer).to(device)
                 experience = with_spread(prompts, rollout, rewards, algorithm, reference)

@@ -50,15 +50,17 @@ class Progress:
 class Session:
     """One stage run of one process: its device, data, engine and progress."""
 
-    def __init__(self, assignment: Assignment, channel: Channel, config: StageConfig, global_batch: int) -> None:
+    def __init__(self, assignment: Assignment, channel: Channel, config: StageConfig, items_per_step: int) -> None:
         self.assignment, self.channel, self.config = assignment, channel, config
         self.rank, self.world_size = assignment.rank, assignment.world_size
+        if items_per_step < self.world_size:
+            raise ValueError(f"{items_per_step} items per step cannot be shared by {self.world_size} processes")
         _seed_global_generators(config.seed)
-        self.device = open_device(assignment)
         self.tokenizer = CharTokenizer()
         self.task: Task = load_task(config.task, Path(assignment.cache_dir))
+        self.device = open_device(assignment)
         self.sampler = seeded_generator(config.seed, "sampling")
-        self.engine = Engine(self.initial_decoder(), config.deepspeed, config.optimizer, global_batch, self.device)
+        self.engine = Engine(self.initial_decoder(), config.deepspeed, config.optimizer, items_per_step, self.device)
         saved = load_checkpoint(Path(assignment.checkpoint_dir), self.engine, self.sampler)
         self.progress = Progress() if saved is None else Progress(**saved)
         self._busy_s = 0.0
@@ -192,12 +194,15 @@ class Session:
 
 
 @contextmanager
-def open_session(assignment: Assignment, channel: Channel, global_batch: int) -> Iterator[Session]:
-    """Sets a stage up, from its checkpoint if there is one, and leaves the process group at the end."""
-    session = Session(assignment, channel, stage_config(assignment.stage.config), global_batch)
-    try:
-        yield session
-    finally:
+def open_session(assignment: Assignment, channel: Channel, items_per_step: int) -> Iterator[Session]:
+    """Sets a stage up, from its checkpoint if there is one; `items_per_step` examples or prompts are shared by a gang.
+
+    Raises TaskError for a task that cannot be built as configured, and ValueError for fewer items than processes.
+    """
+    session = Session(assignment, channel, stage_config(assignment.stage.config), items_per_step)
+    yield session
+    if assignment.world_size > 1:
+        # A group of one stays, for the next stage of this process: DeepSpeed keeps references to it for good.
         dist.destroy_process_group()
 
 

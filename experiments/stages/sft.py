@@ -16,7 +16,7 @@ from orchestrator.schema.training import SftConfig, stage_config
 
 
 def run(assignment: Assignment, channel: Channel) -> Outcome:
-    """Runs or resumes the stage. Raises TaskError for a task that cannot be built as configured."""
+    """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(SftConfig, stage_config(assignment.stage.config).algorithm)
     with open_session(assignment, channel, algorithm.batch_size) as session:
         engine, progress, tokenizer, device = session.engine, session.progress, session.tokenizer, session.device

@@ -1,5 +1,5 @@
 """Prompts and answers from a JSONL file: an object with the strings `prompt` and `answer` per line; blank lines are
-skipped, other fields are kept in the entry. The verifier is exact match.
+skipped, other fields stay in the entry, which is the line itself. The verifier is exact match.
 """
 
 import json
@@ -53,4 +53,4 @@ def _problem(line: str, where: str, config: TaskConfig) -> Problem:
         CharTokenizer().encode(prompt + entry["answer"])
     except ValueError as error:
         raise TaskError(f"{where}: {error}") from None
-    return Problem(prompt, answer_format(config)(entry["answer"]), json.dumps(entry))
+    return Problem(prompt, answer_format(config)(entry["answer"]), line)

@@ -20,7 +20,7 @@ def _load_reasoning_gym(config: TaskConfig, cache_dir: Path) -> tuple[list[Probl
 
 
 def _load_jsonl(config: TaskConfig, cache_dir: Path) -> tuple[list[Problem], Verifier]:
-    # Read each time: a file changes under its name, and parsing it costs what reading a cache of it would.
+    # Read each time: the file may have changed, and parsing 5,000 lines takes hundredths of a second.
     return distinct_in_order(jsonl.read(config), config), jsonl.exact_match
 
 

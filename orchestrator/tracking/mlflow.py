@@ -122,6 +122,7 @@ class MlflowSink:
         self._run_ids: dict[str, str] = {}
         self._described: set[str] = set()
         self._last_step: dict[str, int] = {}
+        self._written: dict[str, tuple[dict[str, str], runs.RunStatus | None]] = {}
         self._unsure: set[str] = set()
         self.experiment_ids: dict[str, str] = {}
 
@@ -162,14 +163,20 @@ class MlflowSink:
         run_id = self._run_ids.get(trial.trial_id) or self._open_trial(trial)
         self._describe(run_id, trial.variant.config)
         status = runs.STATUS_OF[trial.state]
+        tags = runs.state_tags(trial)
         if not trial.state.terminal:
-            client.log_batch(run_id, tags=_run_tags(runs.state_tags(trial)))
-            client.update_run(run_id, status=status)
+            # A new run has its tags and MLflow's first status, RUNNING: each write that can be spared is 10 ms of CPU.
+            written = self._written.get(run_id, ({}, None))
+            if written[0] != tags:
+                client.log_batch(run_id, tags=_run_tags(tags))
+            if written[1] is not status:
+                client.update_run(run_id, status=status)
+            self._written[run_id] = (tags, status)
             return
         step = self._last_step.get(trial.trial_id, 0)
         ended_ms = _milliseconds(trial.ended_at if trial.ended_at is not None else trial.submitted_at)
         values = _metric_values(runs.final_metrics(trial), step, ended_ms)
-        client.log_batch(run_id, metrics=values, tags=_run_tags(runs.state_tags(trial)))
+        client.log_batch(run_id, metrics=values, tags=_run_tags(tags))
         if trial.error:
             client.log_text(run_id, trial.error, runs.ERROR_FILE)
         client.set_terminated(run_id, status=status, end_time=ended_ms)
@@ -244,7 +251,9 @@ class MlflowSink:
                 return self._run_ids[trial.trial_id]
         parent = {"mlflow.parentRunId": self._run_ids[study.study_id]}
         tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial), **_SOURCE_TAGS, **parent}
-        return self._create_run(experiment_id, trial.trial_id, runs.run_name(trial), tags, trial.submitted_at)
+        run_id = self._create_run(experiment_id, trial.trial_id, runs.run_name(trial), tags, trial.submitted_at)
+        self._written[run_id] = (runs.state_tags(trial), runs.RunStatus.RUNNING)
+        return run_id
 
     def _create_run(self, experiment_id: str, owner: str, name: str, tags: Mapping[str, str], at: float) -> str:
         """A new run of `owner` (a study's or a trial's id). Unsure until it returns: a lost answer may hide a run."""

@@ -291,10 +291,10 @@ class ProcessContract(ClusterContract):
 class TestLocalCluster(ClusterContract):
     @classmethod
     def make(cls, home: Path) -> Cluster:
-        return LocalCluster(artifacts=home / "artifacts", devices=1)
+        return LocalCluster(home=home, artifacts=home / "artifacts", devices=1)
 
     def test_a_gang_is_refused_with_what_would_do(self, tmp_path):
-        rig = Rig(LocalCluster(artifacts=tmp_path, devices=0), Artifacts(tmp_path)).start()
+        rig = Rig(LocalCluster(home=tmp_path, artifacts=tmp_path, devices=0), Artifacts(tmp_path)).start()
         if len(rig.devices) < 2:
             pytest.skip("one device only")
         assert "choose 1, or another cluster" in rig.to_the_end(rig.launch("meet", devices=2))[-1].error
@@ -337,14 +337,15 @@ class TestRayCluster(ProcessContract):
             home=home, artifacts=home / "artifacts", devices=devices, python_path=PAYLOADS, stop_grace_s=STOP_GRACE_S
         )
 
-    def test_a_dead_agent_takes_its_node_and_its_bundles_along(self, rig):
-        """Last on purpose: it leaves the cluster without a node."""
+    def test_a_dead_agent_takes_its_node_and_its_bundles_along_and_comes_back(self, rig):
         launch = rig.launch("deaf")
         rig.until(launch, BundleStarted)
         (node,) = rig.cluster._nodes.values()
         os.kill(ray.get(node.actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         assert isinstance(rig.to_the_end(launch)[-1], WorkerLost)
-        while not isinstance(rig.nodes[-1], NodeLost):
+        assert isinstance(rig.nodes[-1], NodeLost)
+        meanwhile = rig.launch("succeed")
+        assert isinstance(rig.to_the_end(meanwhile)[-1], WorkerLost)
+        while not isinstance(rig.nodes[-1], NodeJoined):
             assert rig.poll(PATIENCE_S)
-        after = rig.launch("succeed")
-        assert isinstance(rig.to_the_end(after)[-1], WorkerLost)
+        assert isinstance(rig.to_the_end(rig.launch("succeed"))[-1], StageCompleted)

@@ -111,22 +111,26 @@ def test_k3_is_an_unbiased_estimate_of_the_kl():
     torch.testing.assert_close((policy.exp() * k3_kl(policy, reference)).sum(), exact)
 
 
-@given(seed=seeds, aggregation=aggregations)
-def test_masked_positions_reach_neither_loss_nor_gradient(seed, aggregation):
+@given(
+    seed=seeds,
+    aggregation=aggregations,
+    junk=st.sampled_from([(0.0, -1e9), (-math.inf, -math.inf), (math.nan, 0.0)]),
+)
+def test_masked_positions_reach_neither_loss_nor_gradient(seed, aggregation, junk):
     data = batch(seed)
     options = {"aggregation": aggregation, "kl_weight": 0.1}
     loss, stats = loss_of(data, **options)
     padding = data["mask"] == 0
     assert gradient(loss, data)[padding].abs().sum() == 0
-    garbage = {
-        "log_probs": data["log_probs"].detach().masked_fill(padding, -math.inf).requires_grad_(),
-        "old_log_probs": data["old_log_probs"].masked_fill(padding, -1e9),
+    junked = {
+        "log_probs": data["log_probs"].detach().masked_fill(padding, junk[0]).requires_grad_(),
+        "old_log_probs": data["old_log_probs"].masked_fill(padding, junk[1]),
         "reference_log_probs": data["reference_log_probs"].masked_fill(padding, math.inf),
     }
-    loss_beside_garbage, stats_beside_garbage = loss_of(data | garbage, **options)
-    assert loss_beside_garbage.item() == loss.item()
-    assert {k: v.item() for k, v in stats_beside_garbage.items()} == {k: v.item() for k, v in stats.items()}
-    assert torch.equal(gradient(loss_beside_garbage, garbage), gradient(loss_of(data, **options)[0], data))
+    loss_beside_junk, stats_beside_junk = loss_of(data | junked, **options)
+    assert loss_beside_junk.item() == loss.item()
+    assert {k: v.item() for k, v in stats_beside_junk.items()} == {k: v.item() for k, v in stats.items()}
+    assert torch.equal(gradient(loss_beside_junk, junked), gradient(loss_of(data, **options)[0], data))
 
 
 @given(seed=seeds, aggregation=aggregations)

@@ -1,0 +1,105 @@
+"""Runs real stages on a tiny task in children, and says what came of them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from experiments.stages import grpo, sft
+from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
+from tests.unit.experiments.children import run_gang
+
+RUNS = {"sft": sft.run, "grpo": grpo.run}
+ALGORITHMS = {
+    "sft": {"name": "sft", "max_steps": 12, "batch_size": 8},
+    "grpo": {"name": "grpo", "max_steps": 12, "prompts_per_step": 4, "group_size": 4},
+}
+
+
+@dataclass
+class RecordingChannel:
+    """Remembers reports; asks to stop at its `stop_at`-th question."""
+
+    stop_at: int = -1
+    reports: list[tuple[int, dict[str, float], float]] = field(default_factory=list)
+    questions: int = 0
+
+    def report(self, step, metrics, progress):
+        self.reports.append((step, dict(metrics), progress))
+
+    def stop_requested(self):
+        self.questions += 1
+        return self.questions == self.stop_at
+
+
+@dataclass(frozen=True)
+class Result:
+    outcome: Outcome
+    reports: list[tuple[int, dict[str, float], float]]
+    weights: dict[str, torch.Tensor]
+
+    def series(self, name: str) -> list[float]:
+        return [metrics[name] for _, metrics, _ in self.reports if name in metrics]
+
+
+def write_problems(folder: Path) -> Path:
+    """Sums of one-digit and two-digit numbers: prompts of different lengths."""
+    pairs = [(a, b) for a in range(14) for b in range(10)]
+    path = folder / "problems.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{a}+{b}=", "answer": str(a + b)}) + "\n" for a, b in pairs))
+    return path
+
+
+def stage_data(problems: Path, algorithm: dict[str, Any], *, lr=3e-3, seed=0, deepspeed=None) -> dict[str, Any]:
+    return {
+        "algorithm": algorithm,
+        "optimizer": {"lr": lr},
+        "model": {"d_model": 16, "layers": 1, "heads": 2, "kv_heads": 1, "d_ff": 32},
+        "task": {
+            "name": "sums",
+            "source": "jsonl",
+            "path": str(problems),
+            "max_answer_tokens": 3,
+            "split": {"supervised": 60, "dev": 16, "test": 16},
+        },
+        "deepspeed": deepspeed or {},
+        "evaluation": {"every_steps": 6, "timed_answers": 2},
+        "seed": seed,
+    }
+
+
+def _run(assignment: Assignment, stop_at: int) -> Result:
+    channel = RecordingChannel(stop_at)
+    outcome = RUNS[assignment.stage.name](assignment, channel)
+    weights_file = Path(assignment.output_dir) / "model.safetensors"
+    return Result(outcome, channel.reports, load_file(weights_file) if weights_file.exists() else {})
+
+
+def run_stage(folder: Path, data: dict[str, Any], *, parent="", world_size=1, stop_at=-1, name="run") -> list[Result]:
+    """One result per process. `folder / name` gets output and checkpoints; run again, it resumes."""
+    algorithm = data["algorithm"]["name"]
+    stage = Stage(name=algorithm, key="key", parent_key="", entrypoint="", config=data, budget_steps=12)
+    calls = []
+    for rank in range(world_size):
+        assignment = Assignment(
+            bundle_id=name,
+            stage=stage,
+            output_dir=str(folder / name / "output"),
+            parent_dir=str(parent),
+            checkpoint_dir=str(folder / name / "checkpoints"),
+            cache_dir=str(folder / "cache"),
+            device_kind=DeviceKind.CPU,
+            device_indexes=tuple(range(world_size)),
+            share=1.0,
+            threads=1,
+            memory_bytes=2**30,
+            rank=rank,
+            world_size=world_size,
+            rendezvous=str(folder / f"{name}-rendezvous") if world_size > 1 else "",
+        )
+        calls.append((assignment, stop_at))
+    (folder / name).mkdir(exist_ok=True)
+    return run_gang(_run, calls)

@@ -1,0 +1,199 @@
+"""Stages end to end: what they report, resume, stop, and how a gang compares with one process."""
+
+import pytest
+import torch
+
+from experiments.models.decoder import load_decoder
+from tests.unit.experiments.children import run_in_child
+from tests.unit.experiments.stage_runs import ALGORITHMS, run_stage, stage_data, write_problems
+
+BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(folder, problems, folder of a warm-up's output): GRPO needs a policy that is right now and then."""
+    folder = tmp_path_factory.mktemp("study")
+    problems = write_problems(folder)
+    data = stage_data(problems, {"name": "sft", "max_steps": 60, "batch_size": 16}, lr=1e-2)
+    run_stage(folder, data, name="warm-up")
+    return folder, problems, folder / "warm-up" / "output"
+
+
+@pytest.fixture(scope="module")
+def whole(study):
+    """Each algorithm's uninterrupted run in one process."""
+    folder, problems, parent = study
+    return {
+        name: run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"whole-{name}")[0]
+        for name, algorithm in ALGORITHMS.items()
+    }
+
+
+def _assert_same_weights(first, second):
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def _assert_close_weights(first, second):
+    for name, weight in first.weights.items():
+        torch.testing.assert_close(second.weights[name], weight, atol=2e-4, rtol=1e-3)
+
+
+@BOTH
+def test_an_outcome_has_the_final_metrics(whole, algorithm):
+    metrics = whole[algorithm].outcome.metrics
+    assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
+    assert {"dev_accuracy", "start_accuracy", "tokens_per_answer", "seconds_per_answer"} <= metrics.keys()
+    assert metrics["steps"] == 12
+    assert metrics["tokens_seen"] > 0
+
+
+@BOTH
+def test_an_outcome_says_what_it_cost(whole, algorithm):
+    outcome = whole[algorithm].outcome
+    assert outcome.finished
+    assert outcome.busy_s > 0
+    assert outcome.peak_memory_bytes > 0
+
+
+@BOTH
+def test_dev_accuracy_is_reported_at_the_first_every_and_the_last_step(whole, algorithm):
+    assert [step for step, metrics, _ in whole[algorithm].reports if "eval/accuracy" in metrics] == [0, 6, 12]
+
+
+@BOTH
+def test_the_last_report_says_that_all_is_done(whole, algorithm):
+    assert whole[algorithm].reports[-1][2] == 1.0
+
+
+def test_grpo_reports_its_series(whole):
+    names = {name for _, metrics, _ in whole["grpo"].reports for name in metrics}
+    expected = ("loss", "reward", "lr", "grad_norm", "clip_fraction", "groups_skipped", "tokens_per_answer")
+    assert {f"train/{name}" for name in expected} <= names
+
+
+def test_grpo_learns_from_some_groups_and_skips_others(whole):
+    assert 0 < whole["grpo"].series("train/groups_skipped")[0] < 4
+
+
+def test_grpo_with_a_kl_penalty_reports_the_kl(study):
+    folder, problems, parent = study
+    data = stage_data(problems, {**ALGORITHMS["grpo"], "kl_weight": 0.1, "updates_per_rollout": 2})
+    result = run_stage(folder, data, parent=parent, name="kl")[0]
+    assert result.series("train/kl")[-1] > 0
+
+
+def test_the_output_is_a_decoder_that_loads(study, whole):
+    folder, _, _ = study
+    decoder = load_decoder(folder / "whole-sft" / "output")
+    assert all(torch.equal(weight, whole["sft"].weights[name]) for name, weight in decoder.state_dict().items())
+
+
+@BOTH
+def test_the_same_seed_gives_the_same_result(study, whole, algorithm):
+    folder, problems, parent = study
+    again = run_stage(folder, stage_data(problems, ALGORITHMS[algorithm]), parent=parent, name=f"again-{algorithm}")[0]
+    _assert_same_weights(whole[algorithm], again)
+    assert again.reports == whole[algorithm].reports
+
+
+@BOTH
+def test_another_seed_gives_another_result(study, whole, algorithm):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS[algorithm], seed=1)
+    other = run_stage(folder, data, parent=parent, name=f"other-{algorithm}")[0]
+    assert any(not torch.equal(other.weights[name], weight) for name, weight in whole[algorithm].weights.items())
+
+
+@BOTH
+def test_a_stopped_stage_leaves_a_checkpoint_and_no_output(study, algorithm):
+    folder, problems, parent = study
+    name = f"stopped-{algorithm}"
+    result = run_stage(folder, stage_data(problems, ALGORITHMS[algorithm]), parent=parent, stop_at=4, name=name)[0]
+    assert not result.outcome.finished
+    assert [path.name for path in (folder / name / "checkpoints").iterdir()] == ["step-3"]
+    assert not (folder / name / "output").exists()
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [0, 1, 3], ids=lambda stage: f"zero-{stage}")
+def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(study, whole, algorithm, stage):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"zero_optimization": {"stage": stage}})
+    expected = whole[algorithm]
+    if stage > 0:
+        expected = run_stage(folder, data, parent=parent, name=f"whole-{algorithm}-{stage}")[0]
+    name = f"resumed-{algorithm}-{stage}"
+    first = run_stage(folder, data, parent=parent, stop_at=8, name=name)[0]
+    second = run_stage(folder, data, parent=parent, name=name)[0]
+    _assert_same_weights(expected, second)
+    assert first.reports + second.reports == expected.reports
+    timing = "seconds_per_answer"
+    assert {**second.outcome.metrics, timing: 0} == {**expected.outcome.metrics, timing: 0}
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [0, 3], ids=lambda stage: f"zero-{stage}")
+def test_two_processes_equal_one(study, whole, algorithm, stage):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"zero_optimization": {"stage": stage}})
+    gang = run_stage(folder, data, parent=parent, world_size=2, name=f"gang-{algorithm}-{stage}")
+    _assert_close_weights(whole[algorithm], gang[0])
+    assert gang[1].reports == []
+    for name in ("train/loss", "train/grad_norm", "eval/accuracy"):
+        assert gang[0].series(name) == pytest.approx(whole[algorithm].series(name), rel=1e-3, abs=1e-5)
+    assert gang[0].outcome.metrics["tokens_seen"] == whole[algorithm].outcome.metrics["tokens_seen"]
+
+
+def test_a_resumed_gang_equals_an_uninterrupted_one(study):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS["grpo"], deepspeed={"zero_optimization": {"stage": 2}})
+    expected = run_stage(folder, data, parent=parent, world_size=2, name="gang-whole")[0]
+    run_stage(folder, data, parent=parent, world_size=2, stop_at=8, name="gang-resumed")
+    (folder / "gang-resumed-rendezvous").unlink(missing_ok=True)
+    _assert_same_weights(expected, run_stage(folder, data, parent=parent, world_size=2, name="gang-resumed")[0])
+
+
+@BOTH
+def test_gradient_accumulation_equals_one_batch(study, whole, algorithm):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"gradient_accumulation_steps": 2})
+    accumulated = run_stage(folder, data, parent=parent, name=f"accumulated-{algorithm}")[0]
+    _assert_close_weights(whole[algorithm], accumulated)
+
+
+def test_sft_ends_early_once_dev_accuracy_is_reached(study):
+    folder, problems, parent = study
+    data = stage_data(problems, {**ALGORITHMS["sft"], "stop_at_accuracy": 0.0})
+    result = run_stage(folder, data, parent=parent, name="early")[0]
+    assert result.outcome.finished
+    assert result.outcome.metrics["steps"] == 0
+
+
+def _two_stages(folder, problems, parent):
+    from tests.unit.experiments import stage_runs
+
+    stage_runs.run_gang = lambda function, calls: [function(*args) for args in calls]
+    for name, algorithm in ALGORITHMS.items():
+        stage_runs.run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"same-process-{name}")
+
+
+def test_one_process_can_run_several_stages(study):
+    folder, problems, parent = study
+    run_in_child(_two_stages, folder, problems, parent)
+
+
+def test_a_gang_of_more_processes_than_items_is_refused(study):
+    folder, problems, parent = study
+    data = stage_data(problems, {**ALGORITHMS["sft"], "batch_size": 1})
+    with pytest.raises(ValueError, match="1 items per step cannot be shared by 2 processes"):
+        run_stage(folder, data, parent=parent, world_size=2, name="refused")
+
+
+def test_a_checkpoint_of_a_gang_of_another_size_is_refused(study):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS["sft"])
+    run_stage(folder, data, parent=parent, stop_at=2, name="other-size")
+    with pytest.raises(ValueError, match="was written by 1 processes, this gang has 2"):
+        run_stage(folder, data, parent=parent, world_size=2, name="other-size")
