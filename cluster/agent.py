@@ -280,7 +280,7 @@ class NodeAgent:
         launch = running.launch
         self._running[launch.bundle_id] = running
         try:
-            self._artifacts.prepare(launch.bundle_id, launch.stage.key)
+            self._artifacts.prepare(launch.bundle_id, launch.study_id, launch.stage.key)
         except OSError as error:
             self._finish(running, WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=str(error)))
             return
@@ -352,7 +352,7 @@ class NodeAgent:
         self._running.pop(launch.bundle_id)
         self._artifacts.discard(launch.bundle_id)
         if isinstance(event, StageCompleted):
-            self._artifacts.forget_checkpoint(launch.stage.key)
+            self._artifacts.forget_checkpoint(launch.study_id, launch.stage.key)
         self._events.put(event)
 
     def _kill_rest(self, running: _Running) -> None:

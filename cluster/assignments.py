@@ -43,7 +43,7 @@ def _seat(
         stage=stage,
         output_dir=str(artifacts.incoming(launch.bundle_id)),
         parent_dir=str(artifacts.stage(stage.parent_key)) if stage.parent_key else "",
-        checkpoint_dir=str(artifacts.checkpoint(stage.key)),
+        checkpoint_dir=str(artifacts.checkpoint(launch.study_id, stage.key)),
         cache_dir=str(artifacts.cache()),
         device_kind=device.kind,
         device_indexes=(device.index,),

@@ -78,6 +78,15 @@ def require_devices(wanted: int, found: int, kind: DeviceKind) -> None:
         )
 
 
+def require_gang(wanted: int, largest_node: int) -> None:
+    """Raises ClusterUnavailable if no node has the `wanted` devices that one bundle asks for."""
+    if wanted > largest_node:
+        raise ClusterUnavailable(
+            f"cluster.devices_per_trial={wanted}: a trial's devices are on one node, and the largest node has "
+            f"{largest_node}; use at most that many"
+        )
+
+
 def take_inventory() -> Inventory:
     """Look at this node as this process may use it: affinity, cgroup limits, CUDA_VISIBLE_DEVICES."""
     cores = allowed_cores()

@@ -23,6 +23,7 @@ from orchestrator.events import (
     StageRaised,
     StageReported,
 )
+from orchestrator.ports import ClusterUnavailable
 from orchestrator.schema import Assignment, Outcome
 
 NODE_ID = "local"
@@ -31,11 +32,13 @@ NODE_ID = "local"
 class LocalCluster:
     """`ports.Cluster` in the calling process. Bundles run one after another, in the order they were launched."""
 
-    def __init__(self, *, home: Path, artifacts: Path, devices: int = 1) -> None:
+    def __init__(self, *, home: Path, artifacts: Path, devices: int = 1, devices_per_trial: int = 1) -> None:
         """`devices`: how many the node claims to have (0: all there are); bundles run one at a time all the same.
-        `home` is not written to: what a stage prints goes to the terminal."""
+        `devices_per_trial`: 1, since there is one process. `home` is not written to: what a stage prints goes to the
+        terminal."""
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
+        self._devices_per_trial = devices_per_trial
         self._cores: tuple[int, ...] = ()
         self._events: list[Event] = []
         self._launches: deque[Launch] = deque()
@@ -44,6 +47,11 @@ class LocalCluster:
 
     def start(self) -> None:
         """See `ports.Cluster`. Raises ClusterUnavailable."""
+        if self._devices_per_trial != 1:
+            raise ClusterUnavailable(
+                f"cluster.devices_per_trial={self._devices_per_trial}: cluster=local runs one process per bundle; "
+                "choose 1, or another cluster"
+            )
         inventory = take_inventory()
         devices = inventory.devices(NODE_ID, self._devices)
         self._cores = inventory.cores
@@ -94,7 +102,7 @@ class LocalCluster:
                 f"cluster.devices_per_trial={len(launch.devices)}: cluster=local runs one process per bundle; "
                 "choose 1, or another cluster"
             )
-        self._artifacts.prepare(bundle_id, key)
+        self._artifacts.prepare(bundle_id, launch.study_id, key)
         (seat,) = seats(launch, self._artifacts, self._cores, len(self._cores))
         self._events.append(BundleStarted(at=time.time(), bundle_id=bundle_id))
         outcome = self._call(seat.assignment)
@@ -103,7 +111,7 @@ class LocalCluster:
                 raise ValueError("the stage returned finished=False although nobody asked it to stop")
             return BundleStopped(at=time.time(), bundle_id=bundle_id, busy_s=outcome.busy_s)
         outcome = self._artifacts.commit(bundle_id, key, outcome)
-        self._artifacts.forget_checkpoint(key)
+        self._artifacts.forget_checkpoint(launch.study_id, key)
         return StageCompleted(at=time.time(), bundle_id=bundle_id, outcome=outcome)
 
     def _call(self, assignment: Assignment) -> Outcome:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.agent import NodeAgent
 from cluster.agent_config import AgentConfig
-from cluster.inventory import take_inventory
+from cluster.inventory import require_gang, take_inventory
 from cluster.outputs import Artifacts
 from orchestrator.events import Event, Launch
 from orchestrator.ports import ClusterUnavailable
@@ -26,6 +26,7 @@ class NodeCluster:
         home: Path,
         artifacts: Path,
         devices: int = 0,
+        devices_per_trial: int = 1,
         preload: Sequence[str] = (),
         python_path: Sequence[str] = (),
         stop_grace_s: float = 30.0,
@@ -35,6 +36,7 @@ class NodeCluster:
         self._home = home.absolute()
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
+        self._devices_per_trial = devices_per_trial
         self._preload = tuple(preload)
         self._python_path = tuple(python_path)
         self._stop_grace_s = stop_grace_s
@@ -44,9 +46,11 @@ class NodeCluster:
     def start(self) -> None:
         """Returns once bundles can be launched at once. Raises ClusterUnavailable."""
         inventory = take_inventory()
+        devices = inventory.devices(NODE_ID, self._devices)
+        require_gang(self._devices_per_trial, len(devices))
         config = AgentConfig(
             node_id=NODE_ID,
-            devices=inventory.devices(NODE_ID, self._devices),
+            devices=devices,
             cores=inventory.cores,
             artifacts=self._artifacts.root,
             logs=self._home / "logs",

@@ -2,7 +2,7 @@
 
     <artifacts>/stages/<stage_key>/       a committed output: the stage's files, outcome.json, manifest.json
     <artifacts>/incoming/<bundle_id>/     an output that is being written; becomes the former by one rename
-    <artifacts>/checkpoints/<stage_key>/  survives between attempts of a stage, removed once its output is committed
+    <artifacts>/checkpoints/<study_id>/<stage_key>/  survives between attempts of a stage, removed once it is committed
     <artifacts>/cache/                    what any stage may share
 
 A committed output is complete or absent: its files and its manifest reach the disk before the rename does. It
@@ -10,6 +10,7 @@ A committed output is complete or absent: its files and its manifest reach the d
 outputs, so of two runs of one stage the first to commit wins. Nodes of one cluster share the artifacts folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,19 +45,22 @@ class Artifacts:
         """The file that the processes of a gang meet at."""
         return self.root / "incoming" / f"{_plain(bundle_id)}.rendezvous"
 
-    def checkpoint(self, stage_key: str) -> Path:
-        """Where a stage's checkpoints survive between its attempts. Raises ValueError as `stage` does."""
-        return self.root / "checkpoints" / _plain(stage_key)
+    def checkpoint(self, study_id: str, stage_key: str) -> Path:
+        """Where a stage's checkpoints survive between its attempts in one study. Raises ValueError as `stage` does.
+
+        Another study never continues from them: the device-seconds behind them are in this study's ledger.
+        """
+        return self.root / "checkpoints" / _plain(study_id) / _plain(stage_key)
 
     def cache(self) -> Path:
         """What any stage may share."""
         return self.root / "cache"
 
-    def prepare(self, bundle_id: str, stage_key: str) -> None:
+    def prepare(self, bundle_id: str, study_id: str, stage_key: str) -> None:
         """Make the folders of one launch; the incoming one is empty afterwards. Raises OSError."""
         self.discard(bundle_id)
         self.incoming(bundle_id).mkdir(parents=True)
-        self.checkpoint(stage_key).mkdir(parents=True, exist_ok=True)
+        self.checkpoint(study_id, stage_key).mkdir(parents=True, exist_ok=True)
         self.cache().mkdir(parents=True, exist_ok=True)
 
     def discard(self, bundle_id: str) -> None:
@@ -64,9 +68,12 @@ class Artifacts:
         shutil.rmtree(self.incoming(bundle_id), ignore_errors=True)
         self.rendezvous(bundle_id).unlink(missing_ok=True)
 
-    def forget_checkpoint(self, stage_key: str) -> None:
+    def forget_checkpoint(self, study_id: str, stage_key: str) -> None:
         """Remove the checkpoints of a stage whose output is committed; none there is fine."""
-        shutil.rmtree(self.checkpoint(stage_key), ignore_errors=True)
+        folder = self.checkpoint(study_id, stage_key)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other stages of the study still have theirs
+            folder.parent.rmdir()
 
     def commit(self, bundle_id: str, stage_key: str, outcome: Outcome) -> Outcome:
         """Make the incoming output of `bundle_id` the output of `stage_key`, on disk before it is visible.

@@ -121,7 +121,9 @@ class Engine:
         self.device = device
         self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
         self.accumulation = config.gradient_accumulation_steps
-        self._partitioned = config.zero_optimization.stage == 3
+        settings = deepspeed_config(config, items_per_step, self.world_size)
+        stage = settings["zero_optimization"]["stage"]
+        self._partitioned = stage == 3
         self._plain = decoder if not self._partitioned else Decoder(decoder.config, decoder.vocab_size).to(device)
         self._grad_norm = torch.zeros(())
         decoder.to(device)
@@ -133,11 +135,10 @@ class Engine:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        settings = deepspeed_config(config, items_per_step, self.world_size)
         self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
         self._engine.train()
-        if config.zero_optimization.stage == 0 and not config.bf16.enabled:
-            self._use_foreach_clipping(config.gradient_clipping)
+        if stage == 0 and not settings["bf16"]["enabled"]:
+            self._use_foreach_clipping(settings["gradient_clipping"])
 
     def _use_foreach_clipping(self, max_norm: float) -> None:
         """The same clipping without DeepSpeed's loops over parameters, and keeping the norm that it drops.

@@ -100,8 +100,8 @@ def resume(
 ) -> None:
     """Continue a study that was interrupted or whose process died; decided trials are kept."""
     with _refusals():
-        from orchestrator.home import Home
         from orchestrator.execution import resume_study
+        from orchestrator.home import Home
 
         raise typer.Exit(resume_study(study_id, Home.from_environment()))
 

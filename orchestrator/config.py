@@ -56,16 +56,19 @@ class ClusterConfig:
 
 
 @dataclass
-class RayClusterConfig(ClusterConfig):
-    """`address` of a running Ray cluster; empty starts one on this machine for the time of the study.
+class NodeClusterConfig(ClusterConfig):
+    """preload: modules that the forkserver imports before it forks. stop_grace_s: how long a bundle that is asked to
+    stop may take to reach a step boundary."""
 
-    preload: modules that the forkserver imports before it forks. stop_grace_s: how long a bundle that is asked to
-    stop may take to reach a step boundary.
-    """
-
-    address: str = ""
     preload: list[str] = field(default_factory=list)
     stop_grace_s: float = 10.0
+
+
+@dataclass
+class RayClusterConfig(NodeClusterConfig):
+    """`address` (host:port) of a running Ray cluster; empty starts one on this machine for the time of the study."""
+
+    address: str = ""
 
 
 @dataclass
@@ -135,6 +138,7 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("task", "base_task"): TaskConfig,
     ("deepspeed", "base_deepspeed"): DeepSpeedConfig,
     ("cluster", "base_cluster"): ClusterConfig,
+    ("cluster", "base_node"): NodeClusterConfig,
     ("cluster", "base_ray"): RayClusterConfig,
     ("ordering", "base_policy"): PolicyConfig,
     ("packing", "base_policy"): PolicyConfig,

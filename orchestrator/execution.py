@@ -84,7 +84,7 @@ def resume_study(study_id: str | None, home: Home) -> int:
 
 
 def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) -> int:
-    console = Console()
+    console = Console(highlight=False)
     home.prepare()
     tracker: Tracker = build_tracker(
         config["tracking"]["name"], uri=config["tracking"]["uri"] or home.mlflow_uri, artifacts=home.artifacts
@@ -97,6 +97,7 @@ def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) 
         stack.callback(store.close)
         cluster = _build_cluster(config["cluster"], home)
         stack.callback(cluster.close)
+        console.print(f"starting the cluster ({config['cluster']['name']}), with the training code preloaded ...")
         cluster.start()
         loop = SchedulingLoop(
             cluster=cluster,
@@ -109,9 +110,9 @@ def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) 
             max_attempts=config["cluster"]["max_attempts"],
         )
         loop.wait_for_devices(DEVICES_TIMEOUT_S)
-        _check_gang(config["cluster"], loop)
         kind = next(iter(loop.state.devices.values())).kind
         study = queue(loop, kind)
+        console.print(_opening_line(loop, study), soft_wrap=True)
         with _study_lock(home, study.study_id):
             interrupted = _cycle_to_the_end(loop, study, home, console, clock)
             study = loop.close_study(study.study_id)
@@ -150,23 +151,27 @@ def _finish(loop: SchedulingLoop, study: Study, home: Home, console: Console, tr
     print_tables(document, console)
     if not tracker.close(TRACKER_TIMEOUT_S):
         console.print(f"warning: the tracking server did not take all records within {TRACKER_TIMEOUT_S:.0f} s")
+    elif where := tracker.where_to_look(study.study_id):
+        console.print(f"\nThe study in MLflow:\n  {where}", soft_wrap=True, markup=False)
+    report = home.report_folder(study.study_id)
+    console.print(f"The report again: orchestrator report {study.study_id}; as a page: {report}", soft_wrap=True)
+
+
+def _opening_line(loop: SchedulingLoop, study: Study) -> str:
+    trials = loop.state.study_trials(study.study_id)
+    runs = {stage.key for trial in trials for stage in trial.variant.stages}
+    kind = "CPU cores standing in for GPUs" if study.device_kind is DeviceKind.CPU else "GPUs"
+    counts = f"{len(trials)} trials, {len(runs)} different stages, {len(loop.state.devices)} devices"
+    return f"study {study.study_id}: {counts} (device_kind={study.device_kind}: {kind})"
 
 
 def _build_cluster(cluster: Mapping[str, Any], home: Home) -> Cluster:
-    """The implementation takes the home, the artifacts, how many devices, and what its own config adds."""
+    """The implementation takes the home, the artifacts, the devices, and what its own config adds."""
     implementation = resolve(cluster["implementation"], "cluster.implementation")
     own = {name: value for name, value in cluster.items() if name not in ClusterConfig.__dataclass_fields__}
-    built: Cluster = implementation(home=home.root, artifacts=home.artifacts, devices=cluster["devices"], **own)
+    shared = {name: cluster[name] for name in ("devices", "devices_per_trial")}
+    built: Cluster = implementation(home=home.root, artifacts=home.artifacts, **shared, **own)
     return built
-
-
-def _check_gang(cluster: Mapping[str, Any], loop: SchedulingLoop) -> None:
-    by_node: dict[str, int] = {}
-    for device in loop.state.devices.values():
-        by_node[device.node_id] = by_node.get(device.node_id, 0) + 1
-    if cluster["devices_per_trial"] > max(by_node.values()):
-        remedy = f"the largest node has {max(by_node.values())} device(s); use at most that many"
-        raise ConfigError("cluster.devices_per_trial", cluster["devices_per_trial"], remedy)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ def stage_key(config: Mapping[str, Any], parent_key: str) -> str:
     """32 hex digits. `config` is JSON-compatible; raises OSError if `config.task.path` names a file that is gone."""
     data_path = config["task"].get("path", "")
     parts = {
-        "config": config,
+        # The bytes of a data file count, not where it lies.
+        "config": {**config, "task": {k: v for k, v in config["task"].items() if k != "path"}},
         "parent": parent_key,
         "data": _file_digest(data_path) if data_path else "",
         "code": code_digest(_package_of(config["algorithm"].get("entrypoint", ""))),

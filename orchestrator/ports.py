@@ -56,6 +56,9 @@ class Tracker(Protocol):
     def study_finished(self, study: Study, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         """Log the throughput numbers and the report's files on the parent run and end it."""
 
+    def where_to_look(self, study_id: str) -> str:
+        """How a person opens the study's comparison: a command or an address; empty if there is nothing to open."""
+
     def close(self, timeout_s: float) -> bool:
         """Write out what is buffered. False if that did not finish in `timeout_s`."""
 

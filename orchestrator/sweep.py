@@ -198,9 +198,15 @@ def _plain(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(missing[0], "???", f"give it a value, for example {missing[0]}=...")
-        return OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[return-value]
+        plain: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+            config, resolve=True, enum_to_str=True
+        )
     except OmegaConfBaseException as error:
         raise _explain(error, overrides) from error
+    if plain["task"]["path"]:
+        # Workers run in folders of their own.
+        plain["task"]["path"] = str(Path(plain["task"]["path"]).absolute())
+    return plain
 
 
 def _text(override: Override) -> str:

@@ -17,7 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.forkserver_client import ForkserverProcess, ForkserverSpec
-from cluster.inventory import Inventory, require_devices, take_inventory
+from cluster.inventory import Inventory, require_devices, require_gang, take_inventory
 from cluster.outputs import Artifacts
 from cluster.ray.actor import AgentActor
 from cluster.ray.embedded import start_ray, stop_ray
@@ -66,6 +66,7 @@ class RayCluster:
         home: Path,
         artifacts: Path,
         devices: int = 0,
+        devices_per_trial: int = 1,
         address: str = "",
         preload: Sequence[str] = (),
         python_path: Sequence[str] = (),
@@ -75,15 +76,17 @@ class RayCluster:
         """`home`: logs go to `home/logs`, one per bundle. `artifacts`: outputs, checkpoints and the cache; on several
         nodes both lie on a file system that they share.
 
-        `devices`: how many to take (0: all there are). `address`: a Ray cluster to join; "" starts one on this machine
-        for the time of this object. `preload`: modules that the forkserver imports. `python_path`: folders that
-        payloads are imported from besides the installed packages. `stop_grace_s`: how long a bundle may take to its
-        next step boundary once asked to stop. `start_timeout_s`: how long `start` waits for devices and the preload.
+        `devices`: how many to take (0: all there are). `devices_per_trial`: how many of them one node must have.
+        `address`: a Ray cluster to join; "" starts one on this machine for the time of this object. `preload`: modules
+        that the forkserver imports. `python_path`: folders that payloads are imported from besides the installed
+        packages. `stop_grace_s`: how long a bundle may take to its next step boundary once asked to stop.
+        `start_timeout_s`: how long `start` waits for devices and the preload.
         """
         # Workers run in other folders and on other nodes: a relative path would mean something else there.
         self._home = home.absolute()
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
+        self._devices_per_trial = devices_per_trial
         self._address = address
         self._preload = tuple(preload)
         self._python_path = tuple(python_path)
@@ -185,6 +188,7 @@ class RayCluster:
         inventory = take_inventory()
         node_id = socket.gethostname()
         devices = inventory.devices(node_id, self._devices)
+        require_gang(self._devices_per_trial, len(devices))
         # The preload and Ray's own start are the two long waits; they go on side by side, the actor joins them.
         self._early = ForkserverProcess(self._forkserver_spec(node_id, inventory))
         self._ray_folder = start_ray(inventory, len(devices))
@@ -215,6 +219,7 @@ class RayCluster:
             if min(count, left) > 0:
                 chosen[node_id] = (node, min(count, left))
                 left -= min(count, left)
+        require_gang(self._devices_per_trial, max(count for _, count in chosen.values()))
         self._take(chosen, kind, "")
 
     def _take(self, chosen: dict[str, tuple[dict[str, Any], int]], kind: DeviceKind, forkserver_address: str) -> None:

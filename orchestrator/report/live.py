@@ -120,9 +120,7 @@ def progress_line(progress: Progress) -> str:
     if progress.best:
         parts.append(f"best {_best(progress)}")
     parts.append(_rate(progress))
-    if progress.message:
-        parts.append(progress.message)
-    return f"[{progress.study}] " + " | ".join(parts)
+    return " | ".join(parts)
 
 
 def progress_table(progress: Progress) -> RenderableType:
@@ -158,7 +156,7 @@ def _best(progress: Progress) -> str:
 
 def _rate(progress: Progress) -> str:
     eta = "ETA unknown" if progress.eta_s is None else f"ETA {_duration(progress.eta_s)}"
-    kind = " (device_kind=cpu: CPU cores stand in)" if progress.device_kind == "cpu" else ""
+    kind = " (CPU cores stand in)" if progress.device_kind == "cpu" else ""
     return f"{progress.experiments_per_gpu_hour:.0f} experiments per GPU-hour{kind} | {eta}"
 
 

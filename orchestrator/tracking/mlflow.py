@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -109,6 +110,13 @@ class MlflowTracker:
         if experiment_id is None:
             return None
         return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={COMPARISON_VIEW}"
+
+    def where_to_look(self, study_id: str) -> str:
+        """The address on a server, or for a database the command that serves it and the address it then has."""
+        page = self.study_page(study_id) or ""
+        if self._uri.startswith("http"):
+            return f"{self._uri.rstrip('/')}{page}"
+        return f"{sys.executable} -m mlflow ui --backend-store-uri {self._uri}   then http://127.0.0.1:5000{page}"
 
 
 class MlflowSink:

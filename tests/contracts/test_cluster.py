@@ -226,7 +226,7 @@ class ProcessContract(ClusterContract):
         rig.until(launch, StageReported)
         rig.cluster.stop(launch.bundle_id, "preempted")
         assert rig.to_the_end(launch)[-1].busy_s == 0.125
-        assert int((rig.artifacts.checkpoint(launch.stage.key) / "step").read_text()) > 0
+        assert int((rig.artifacts.checkpoint(launch.study_id, launch.stage.key) / "step").read_text()) > 0
 
     def test_a_bundle_that_ignores_a_stop_is_killed(self, rig):
         launch = rig.launch("deaf")

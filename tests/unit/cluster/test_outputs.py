@@ -12,7 +12,7 @@ def artifacts(tmp_path):
 
 
 def write(artifacts, bundle_id, key="key", text="weights"):
-    artifacts.prepare(bundle_id, key)
+    artifacts.prepare(bundle_id, "study", key)
     folder = artifacts.incoming(bundle_id)
     (folder / "model").mkdir()
     (folder / "model" / "weights.txt").write_text(text)
@@ -62,7 +62,7 @@ def test_the_first_commit_wins_and_the_second_pays_its_own_cost(artifacts):
 
 def test_prepare_empties_what_an_earlier_attempt_left(artifacts):
     write(artifacts, "b1")
-    artifacts.prepare("b1", "key")
+    artifacts.prepare("b1", "study", "key")
     assert list(artifacts.incoming("b1").iterdir()) == []
     artifacts.discard("b1")
     artifacts.discard("b1")
@@ -70,13 +70,17 @@ def test_prepare_empties_what_an_earlier_attempt_left(artifacts):
 
 
 def test_a_checkpoint_survives_attempts_until_it_is_forgotten(artifacts):
-    artifacts.prepare("b1", "key")
-    (artifacts.checkpoint("key") / "step").write_text("3")
-    artifacts.prepare("b2", "key")
-    assert (artifacts.checkpoint("key") / "step").read_text() == "3"
-    artifacts.forget_checkpoint("key")
-    artifacts.forget_checkpoint("key")
-    assert not artifacts.checkpoint("key").exists()
+    artifacts.prepare("b1", "study", "key")
+    (artifacts.checkpoint("study", "key") / "step").write_text("3")
+    artifacts.prepare("b2", "study", "key")
+    assert (artifacts.checkpoint("study", "key") / "step").read_text() == "3"
+    artifacts.forget_checkpoint("study", "key")
+    artifacts.forget_checkpoint("study", "key")
+    assert not artifacts.checkpoint("study", "key").exists()
+
+
+def test_studies_do_not_share_checkpoints(artifacts):
+    assert artifacts.checkpoint("one", "key") != artifacts.checkpoint("other", "key")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "nul\0"])

@@ -78,7 +78,9 @@ def _run(assignment: Assignment, stop_at: int) -> Result:
     return Result(outcome, channel.reports, load_file(weights_file) if weights_file.exists() else {})
 
 
-def run_stage(folder: Path, data: dict[str, Any], *, parent="", world_size=1, stop_at=-1, name="run") -> list[Result]:
+def run_stage(
+    folder: Path, data: dict[str, Any], *, parent="", world_size=1, stop_at=-1, name="run", device_kind=DeviceKind.CPU
+) -> list[Result]:
     """One result per process. `folder / name` gets output and checkpoints; run again, it resumes."""
     algorithm = data["algorithm"]["name"]
     stage = Stage(name=algorithm, key="key", parent_key="", entrypoint="", config=data, budget_steps=12)
@@ -91,11 +93,11 @@ def run_stage(folder: Path, data: dict[str, Any], *, parent="", world_size=1, st
             parent_dir=str(parent),
             checkpoint_dir=str(folder / name / "checkpoints"),
             cache_dir=str(folder / "cache"),
-            device_kind=DeviceKind.CPU,
+            device_kind=device_kind,
             device_indexes=tuple(range(world_size)),
             share=1.0,
             threads=1,
-            memory_bytes=2**30,
+            memory_bytes=2**33 if device_kind is DeviceKind.CUDA else 2**30,
             rank=rank,
             world_size=world_size,
             rendezvous=str(folder / f"{name}-rendezvous") if world_size > 1 else "",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments.models.decoder import load_decoder
+from orchestrator.schema import DeviceKind
 from tests.unit.experiments.children import run_in_child
 from tests.unit.experiments.stage_runs import ALGORITHMS, run_stage, stage_data, write_problems
 
@@ -197,3 +198,15 @@ def test_a_checkpoint_of_a_gang_of_another_size_is_refused(study):
     run_stage(folder, data, parent=parent, stop_at=2, name="other-size")
     with pytest.raises(ValueError, match="was written by 1 processes, this gang has 2"):
         run_stage(folder, data, parent=parent, world_size=2, name="other-size")
+
+
+@pytest.mark.gpu
+@BOTH
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_a_stage_trains_on_cuda(study, algorithm, bf16):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"bf16": {"enabled": bf16}})
+    name = f"cuda-{algorithm}-{bf16}"
+    result = run_stage(folder, data, parent=parent, device_kind=DeviceKind.CUDA, name=name)[0]
+    assert result.outcome.metrics["steps"] == 12
+    assert result.outcome.peak_memory_bytes > 0
