@@ -32,8 +32,8 @@ def save_checkpoint(
     dist.barrier()
     if engine.rank == 0:
         final = folder / f"{_PREFIX}{step}"
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
+        if not final.exists():  # it does when a stage is stopped again before its next step: the same state
+            unfinished.rename(final)
         for old in folder.iterdir():
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)

@@ -46,6 +46,8 @@ def _import_deepspeed() -> ModuleType:
         if hide_mlflow:
             del sys.modules["mlflow"]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # ZeRO's collectives have been renamed in torch: one warning a call, several calls a step.
+    warnings.filterwarnings("ignore", ".*_tensor` is deprecated", FutureWarning, r"torch\.distributed\.")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 

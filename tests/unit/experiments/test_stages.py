@@ -117,6 +117,14 @@ def test_a_stopped_stage_leaves_a_checkpoint_and_no_output(study, algorithm):
     assert not (folder / name / "output").exists()
 
 
+def test_a_stage_stopped_twice_at_one_step_keeps_its_checkpoint(study):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS["sft"])
+    run_stage(folder, data, parent=parent, stop_at=4, name="stopped-twice")
+    run_stage(folder, data, parent=parent, stop_at=1, name="stopped-twice")
+    assert [path.name for path in (folder / "stopped-twice" / "checkpoints").iterdir()] == ["step-3"]
+
+
 @BOTH
 @pytest.mark.parametrize("stage", [0, 1, 3], ids=lambda stage: f"zero-{stage}")
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(study, whole, algorithm, stage):
