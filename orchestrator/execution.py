@@ -183,7 +183,7 @@ def _machine_lock(console: Console) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         console.print("another run holds this machine's devices; waiting for it to end (Ctrl-C gives up)")
-        lock.acquire()
+        lock.acquire(poll_interval=0.5)
     with lock:
         yield
 

@@ -1,42 +1,81 @@
 """The report as one HTML file that needs no network: accuracy against GPU-seconds, and the tables."""
 
+import re
+from collections.abc import Mapping
 from html import escape
+from itertools import cycle
 from typing import Any, Final
 
 from orchestrator.report import table
 from orchestrator.report.document import Document
 
+COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
+"""Of an algorithm's points, as in MLflow's charts (`tracking.mlflow.COLORS`); others get plotly's own."""
+
+_SYMBOLS: Final = ("circle", "diamond", "square", "triangle-up")
+
+_FIGURES: Final = (
+    ("experiments_per_gpu_hour", "experiments per GPU-hour"),
+    ("experiments_decided", "experiments decided"),
+    ("gpu_hours_held", "GPU-hours held"),
+    ("stages_reused", "stages reused"),
+)
+
+# A number or an override may hold a full stop; a capital after a space begins a sentence.
+_SENTENCE_END: Final = re.compile(r"(?<=\.) (?=[A-Z])")
+
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #d9dee5; text-align: left; vertical-align: top; }
 .number { text-align: right; white-space: nowrap; }
-.verdict { font-size: 1.05rem; border-left: 4px solid #3b6ea5; padding-left: 1rem; }
-.note { color: #5a6675; } pre { background: #f6e9e9; padding: .6rem; overflow-x: auto; }
+.verdict { border-left: 4px solid #3b6ea5; padding-left: 1rem; margin: 1.2rem 0; }
+.verdict p { margin: .3rem 0; } .verdict p:first-child { font-size: 1.1rem; font-weight: 600; }
+.figures { display: flex; flex-wrap: wrap; gap: .4rem 2.5rem; margin: 1.2rem 0; }
+.figures div { color: #5a6675; } .figures b { display: block; font-size: 1.5rem; line-height: 1.2; color: #1c2430; }
+.note { color: #5a6675; margin: .3rem 0; } pre { background: #f6e9e9; padding: .6rem; overflow-x: auto; }
 """
 
 
 def html_page(document: Document) -> str:
-    """A self-contained page (about 5 MB, nearly all of it plotly's script). Slow to import: plotly, 0.5 s."""
-    figure = _figure(document)
-    notes = [*([table.CPU_NOTE] if document["study"]["device_kind"] == "cpu" else []), *document["verdict"]["notes"]]
-    grids = [table.comparison_grid(document), table.trial_grid(document), table.throughput_grid(document)]
+    """A self-contained page (about 5 MB, nearly all of it plotly's script). Slow to import: plotly, 0.5 s.
+
+    What a lead asks comes first: who won and how sure that is, what the machine delivered, the settings side by side.
+    """
+    study = document["study"]
+    notes = [*([table.CPU_NOTE] if study["device_kind"] == "cpu" else []), *document["verdict"]["notes"]]
     errors = [f"<h2>{escape(name)} failed</h2><pre>{escape(text)}</pre>" for name, text in table.failures(document)]
+    about = [study["id"], table.outcome(document), *study["sweep"]]
     body = [
-        f"<h1>{escape(table.heading(document))}</h1>",
-        f'<p class="verdict">{escape(document["verdict"]["text"])}</p>',
+        f"<h1>{escape(study['name'])}</h1>",
+        f'<p class="note">{escape(" · ".join(about))}</p>',
+        _verdict(document),
+        _figures(document),
+        *_tables(table.comparison_grid(document)),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
-        figure,
-        *(_table(grid) for grid in grids if grid.rows),
+        _figure(document),
+        *_tables(table.trial_grid(document), table.throughput_grid(document)),
         *errors,
     ]
-    title = escape(document["study"]["name"])
+    title = escape(study["name"])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
+
+
+def _verdict(document: Document) -> str:
+    """The verdict with a line for every sentence, the first one as the headline."""
+    lines = _SENTENCE_END.split(document["verdict"]["text"])
+    return '<div class="verdict">' + "".join(f"<p>{escape(line)}</p>" for line in lines) + "</div>"
+
+
+def _figures(document: Document) -> str:
+    values = {row[0]: row[1] for row in table.throughput_grid(document).rows}
+    figures = (f"<div><b>{escape(values[key])}</b>{text}</div>" for key, text in _FIGURES if key in values)
+    return f'<div class="figures">{"".join(figures)}</div>'
 
 
 def _figure(document: Document) -> str:
@@ -49,27 +88,34 @@ def _figure(document: Document) -> str:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for algorithm in sorted({trial["algorithm"] for trial in completed}):
+    for algorithm, symbol in zip(sorted({trial["algorithm"] for trial in completed}), cycle(_SYMBOLS), strict=False):
         own = [trial for trial in completed if trial["algorithm"] == algorithm]
-        figure.add_trace(_points(go, algorithm, own))
+        figure.add_trace(_points(go, algorithm, symbol, own))
     figure.update_layout(
         xaxis_title="GPU-seconds held per trial",
         yaxis_title="test accuracy",
         yaxis_tickformat=".0%",
         xaxis_rangemode="tozero",
         template="plotly_white",
-        margin={"t": 20},
-        height=460,
+        margin={"t": 30, "b": 50},
+        height=440,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
+        font={"size": 13},
     )
     starts = [t["metrics"]["start_accuracy"] for t in completed if t["metrics"].get("start_accuracy") is not None]
     if starts:
         mean = sum(starts) / len(starts)
-        figure.add_hline(y=mean, line_dash="dot", annotation_text=f"start of the last stage, mean {mean:.1%}")
-    text: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
-    return text
+        figure.add_hline(
+            y=mean,
+            line={"dash": "dot", "width": 1, "color": "#5a6675"},
+            annotation_text=f"where the last stage started, mean {mean:.1%}",
+            annotation_position="top left",
+        )
+    plot: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    return f"<h2>Accuracy against cost (a point per trial, interval over test problems)</h2>{plot}"
 
 
-def _points(go: Any, algorithm: str, trials: list[Any]) -> Any:
+def _points(go: Any, algorithm: str, symbol: str, trials: list[Any]) -> Any:
     metrics = [trial["metrics"] for trial in trials]
     accuracy = [values["accuracy"] for values in metrics]
     above = [(values.get("accuracy_high") or values["accuracy"]) - values["accuracy"] for values in metrics]
@@ -79,11 +125,15 @@ def _points(go: Any, algorithm: str, trials: list[Any]) -> Any:
         y=accuracy,
         error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
         mode="markers",
-        marker={"size": 10},
+        marker={"size": 10, "symbol": symbol, "color": COLORS.get(algorithm)},
         name=algorithm,
         text=[escape(f"#{trial['number']} {' '.join(trial['overrides'])}") for trial in trials],
         hovertemplate="%{text}<br>%{y:.1%} for %{x:.1f} GPU-seconds<extra></extra>",
     )
+
+
+def _tables(*grids: table.Grid) -> list[str]:
+    return [_table(grid) for grid in grids if grid.rows]
 
 
 def _table(grid: table.Grid) -> str:

@@ -77,9 +77,15 @@ def throughput_grid(document: Document) -> Grid:
 def heading(document: Document) -> str:
     """One line: which study, how long, what became of its trials."""
     study = document["study"]
+    return f"Study {study['name']} ({study['id']}): {outcome(document)}"
+
+
+def outcome(document: Document) -> str:
+    """What became of the trials and how long it took: `14 completed, 2 pruned; 156 s`."""
+    study = document["study"]
     states = ", ".join(f"{count} {state}" for state, count in study["trials_by_state"].items() if count)
     ended = "" if study["ended_at"] is not None else " so far"
-    return f"Study {study['name']} ({study['id']}): {states or 'no trials'}; {study['seconds']:.0f} s{ended}"
+    return f"{states or 'no trials'}; {study['seconds']:.0f} s{ended}"
 
 
 def failures(document: Document) -> list[tuple[str, str]]:
@@ -87,7 +93,7 @@ def failures(document: Document) -> list[tuple[str, str]]:
     return [
         (f"#{trial['number']} {trial['algorithm']}", "\n".join(trial["error"].strip().splitlines()[-3:]))
         for trial in document["trials"]
-        if trial["error"]
+        if trial["state"] == "failed"
     ]
 
 

@@ -152,7 +152,7 @@ class EvaluationConfig:
     """Greedy decoding, exact match. `eval/accuracy` is logged every `every_steps` optimizer steps (and at the first
     and last) on the dev split; the last checkpoint is measured once on the test split."""
 
-    every_steps: int = 100
+    every_steps: int = 20
     batch_size: int = 256
     timed_answers: int = 16
 

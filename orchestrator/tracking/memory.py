@@ -95,7 +95,7 @@ class MemoryTracker:
     def study_finished(self, study: Study, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         run = self.runs[study.study_id]
         at = study.ended_at or 0.0
-        for name, value in metrics.items():
+        for name, value in runs.readable(metrics).items():
             run.series.setdefault(name, []).append(Point(0, value, at))
         run.artifacts.update({path.name: path.read_text(encoding="utf-8") for path in artifacts})
         run.status, run.ended_at = RunStatus.FINISHED, study.ended_at

@@ -40,36 +40,34 @@ MAX_NAME_CHARS: Final = 250
 MAX_PARAMS_PER_BATCH: Final = 100
 MAX_METRICS_PER_BATCH: Final = 1000
 
+# More, or longer ones, and a saved view could outgrow the tag that holds it.
+MAX_SWEPT_COLUMNS: Final = 6
+MAX_SWEPT_NAME_CHARS: Final = 40
+
 COMPARISON_VIEW: Final = "comparison"
-"""Key of the saved view of a study's page that shows the columns which matter."""
+"""Key of the saved view of a study's page that lists its trials, the best first, in the columns that matter."""
+
+ALGORITHMS_VIEW: Final = "algorithms"
+"""Key of the saved view that groups the trials by algorithm: means in the table, a band per algorithm in the charts."""
+
+COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
+"""Of the runs of an algorithm, in charts and lists; others get a colour of MLflow's own per run."""
 
 _NAME_FORBIDS: Final = re.compile(r"[^/\w.\- :]")
 
-_COLUMNS: Final = (
-    "attributes.`Created`",
-    "attributes.`Duration`",
-    "tags.`algorithm`",
-    "tags.`state`",
-    "metrics.`accuracy`",
-    "metrics.`start_accuracy`",
-    "metrics.`gpu_seconds`",
-    "metrics.`tokens_per_answer`",
-    "metrics.`seconds_per_answer`",
-    "metrics.`experiments_per_gpu_hour`",
-    "params.`optimizer.lr`",
-    "params.`seed`",
-)
-
-# MLflow opens an experiment without a kind in its GenAI layout, where training runs come second. A saved view is what
-# the page's own "Share" button stores: a tag with the page's state, addressed by `viewStateShareKey`.
-_EXPERIMENT_TAGS: Final = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "accuracy",
-    "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-    f"mlflow.sharedViewState.{COMPARISON_VIEW}": json.dumps(
-        {"orderByKey": "attributes.start_time", "orderByAsc": True, "selectedColumns": _COLUMNS}
-    ),
+_TRIAL_COLUMNS: Final = {"tags.`algorithm`": 80, "params.`optimizer.lr`": 85, "params.`seed`": 55}
+_RESULT_COLUMNS: Final = {
+    "metrics.`accuracy`": 90,
+    "metrics.`dev_accuracy`": 100,
+    "metrics.`gpu_seconds`": 95,
+    "metrics.`tokens_per_answer`": 130,
+    "metrics.`seconds_per_answer`": 135,
+    "metrics.`experiments_per_gpu_hour`": 140,
+    "tags.`state`": 90,
+    "metrics.`start_accuracy`": 110,
 }
+_SWEPT_COLUMN_WIDTH: Final = 120
+_RUN_NAME_WIDTH: Final = 205
 
 _SOURCE_TAGS: Final = {"mlflow.source.name": "orchestrator", "mlflow.source.type": "JOB"}
 
@@ -109,7 +107,8 @@ class MlflowTracker:
         experiment_id = self._sink.experiment_ids.get(study_id)
         if experiment_id is None:
             return None
-        return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={COMPARISON_VIEW}"
+        # The pages take their layout from the address, "GenAI" by default; the experiment's own tag no longer decides.
+        return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={COMPARISON_VIEW}"
 
     def where_to_look(self, study_id: str) -> str:
         """The address on a server, or for a database the command that serves it and the address it then has."""
@@ -203,7 +202,7 @@ class MlflowSink:
         study, client = record.study, self._connected()
         run_id = self._run_ids[study.study_id]
         ended_ms = _milliseconds(study.ended_at if study.ended_at is not None else study.submitted_at)
-        client.log_batch(run_id, metrics=_metric_values(record.metrics, 0, ended_ms))
+        client.log_batch(run_id, metrics=_metric_values(runs.readable(record.metrics), 0, ended_ms))
         for path in record.artifacts:
             if path.exists():
                 client.log_artifact(run_id, str(path))
@@ -235,7 +234,7 @@ class MlflowSink:
         location = None
         if self._uri.startswith("sqlite:"):
             location = (self._artifact_root / study.study_id).absolute().as_uri()
-        return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+        return client.create_experiment(name, artifact_location=location, tags=_experiment_tags(study))
 
     def _adopt(self, experiment_id: str) -> None:
         """Find the runs that an earlier loop, or an attempt whose answer got lost, made in this experiment."""
@@ -258,7 +257,9 @@ class MlflowSink:
             if trial.trial_id in self._run_ids:
                 return self._run_ids[trial.trial_id]
         parent = {"mlflow.parentRunId": self._run_ids[study.study_id]}
-        tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial), **_SOURCE_TAGS, **parent}
+        color = COLORS.get(trial.variant.algorithm)
+        look = {} if color is None else {"mlflow.runColor": color}
+        tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial), **_SOURCE_TAGS, **parent, **look}
         run_id = self._create_run(experiment_id, trial.trial_id, runs.run_name(trial), tags, trial.submitted_at)
         self._written[run_id] = (runs.state_tags(trial), runs.RunStatus.RUNNING)
         return run_id
@@ -281,6 +282,53 @@ class MlflowSink:
             client.log_batch(run_id, params=chunk)
         client.log_text(run_id, runs.config_yaml(config), runs.CONFIG_FILE)
         self._described.add(run_id)
+
+
+def _experiment_tags(study: Study) -> dict[str, str]:
+    """How the study's page looks: its kind, what is compared, and two saved views under the page's "Views" button."""
+    # Runs nest only while they are sorted by time, and MLflow drops which ones are expanded from a saved view: sorted
+    # by accuracy, all trials are in sight, the best on top and the study's own run at the end.
+    trials = {"orderByKey": "metrics.`accuracy`", "orderByAsc": False, **_columns(study), "runsHiddenMode": "SHOW_ALL"}
+    by_algorithm = {
+        **trials,
+        "searchFilter": "tags.`orchestrator.kind` = 'trial'",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "algorithm"}]},
+    }
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.experiment.primaryMetric.name": "accuracy",
+        "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+        **_saved_view(ALGORITHMS_VIEW, "By algorithm", by_algorithm, study.submitted_at),
+        **_saved_view(COMPARISON_VIEW, "Trials, best first", trials, study.submitted_at + 1.0),
+    }
+
+
+def _saved_view(key: str, name: str, state: Mapping[str, object], at: float) -> dict[str, str]:
+    """The tag that the page's own "Save as new view" writes; servers before its names read the plain state beside."""
+    return {
+        f"mlflow.sharedViewState.{key}": json.dumps(
+            {"name": name, "createdAt": _milliseconds(at), "state": json.dumps(state), **state}
+        )
+    }
+
+
+def _columns(study: Study) -> dict[str, object]:
+    """What was swept, what came of it and what it cost, in this order and in widths that one screen holds."""
+    names = (override.partition("=")[0].lstrip("+") for override in study.sweep)
+    columns = (f"params.`{name}`" for name in names if _is_param(name))
+    swept = islice((column for column in columns if column not in _TRIAL_COLUMNS), MAX_SWEPT_COLUMNS)
+    widths = {**_TRIAL_COLUMNS, **dict.fromkeys(swept, _SWEPT_COLUMN_WIDTH), **_RESULT_COLUMNS}
+    name = "attributes.`Run Name`"
+    return {
+        "selectedColumns": list(widths),
+        "columnOrder": [name, *widths],
+        "columnWidths": {name: _RUN_NAME_WIDTH, **widths},
+    }
+
+
+def _is_param(name: str) -> bool:
+    """Whether an override of that name sets a value, not the choice of a config group (`task`, `model/size@here`)."""
+    return "." in name and len(name) <= MAX_SWEPT_NAME_CHARS and not set("/@~`") & set(name)
 
 
 def _params(config: Mapping[str, object]) -> Iterator["Param"]:

@@ -5,6 +5,8 @@ study is a parent run, each trial a child run of it.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -83,15 +85,23 @@ def state_tags(trial: Trial) -> dict[str, str]:
 
 
 def run_name(trial: Trial) -> str:
-    """`003 grpo optimizer.lr=0.001 seed=2`: sorts by number and reads without opening the run."""
+    """`003 grpo lr=0.001 seed=2`: sorts by number and reads without opening the run, in a chart's legend too."""
     swept = [text for text in trial.variant.overrides if not text.startswith("algorithm=")]
-    name = " ".join([f"{trial.number:03d}", trial.variant.algorithm, *swept])
+    name = " ".join([f"{trial.number:03d}", trial.variant.algorithm, *_shortened(swept)])
     return name if len(name) <= MAX_RUN_NAME_CHARS else name[: MAX_RUN_NAME_CHARS - 1] + "…"
 
 
 def final_metrics(trial: Trial) -> dict[str, float]:
     """What an ended trial achieved and what it cost [`gpu_seconds`: device-seconds held]."""
-    return {**trial.metrics, "gpu_seconds": trial.gpu_seconds, "budget_fraction": trial.budget_fraction}
+    return readable({**trial.metrics, "gpu_seconds": trial.gpu_seconds, "budget_fraction": trial.budget_fraction})
+
+
+def readable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Final values in the digits that a table's cell holds: seven that count, and every digit of a whole number."""
+    return {
+        name: value if not math.isfinite(value) or value == int(value) else float(f"{value:.7g}")
+        for name, value in metrics.items()
+    }
 
 
 def shorten_error(error: str) -> str:
@@ -113,6 +123,17 @@ def config_yaml(config: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _shortened(overrides: Sequence[str]) -> list[str]:
+    """`lr=0.001` for `optimizer.lr=0.001`, unless another override ends in the same word."""
+    names = [text.partition("=")[0] for text in overrides]
+    last = [name.rpartition(".")[2] for name in names]
+    uses = Counter(last)
+    return [
+        text if uses[short] > 1 else short + text[len(name) :]
+        for text, name, short in zip(overrides, names, last, strict=True)
+    ]
 
 
 def _revision_tags(study: Study) -> dict[str, str]:

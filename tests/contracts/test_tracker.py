@@ -1,5 +1,6 @@
 """One suite for every `ports.Tracker`: what a reader finds after the records are written out."""
 
+import json
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from orchestrator.schema import Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS
 from orchestrator.tracking import build_tracker
 from orchestrator.tracking.memory import MemoryTracker
+from orchestrator.tracking.mlflow import COLORS, MAX_TAG_CHARS
 from tests.unit.orchestrator.builders import study, warm_started
 
 AT = 1_700_000_000.0
@@ -126,7 +128,7 @@ class TrackerContract:
         tracker.trial_changed(a_trial())
         run = self.read(tracker).runs["study-1-0000"]
         assert (run.parent, run.status) == ("study-1", "SCHEDULED")
-        assert run.name == "000 grpo optimizer.lr=0.001 seed=3"
+        assert run.name == "000 grpo lr=0.001 seed=3"
         assert (
             run.tags.items()
             >= {
@@ -350,19 +352,58 @@ class MlflowContract(TrackerContract):
         names = [file.path for file in client.list_artifacts(run_id)]
         return {name: Path(client.download_artifacts(run_id, name)).read_text(encoding="utf-8") for name in names}
 
-    def test_a_study_opens_in_the_layout_for_training_with_its_columns(self, tracker: Tracker) -> None:
-        import json
-
+    def experiment(self, tracker: Tracker, study: Study):
         from mlflow import MlflowClient
 
-        tracker.study_started(a_study())
+        tracker.study_started(study)
         assert tracker.close(60.0)
-        experiment = MlflowClient(tracking_uri=self.uri).get_experiment_by_name("rl_vs_sft/study-1")
+        return MlflowClient(tracking_uri=self.uri).get_experiment_by_name("rl_vs_sft/study-1")
+
+    def test_a_study_opens_in_the_layout_for_training(self, tracker: Tracker) -> None:
+        experiment = self.experiment(tracker, a_study())
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-        view = json.loads(experiment.tags["mlflow.sharedViewState.comparison"])
-        assert "metrics.`accuracy`" in view["selectedColumns"]
-        page = tracker.study_page("study-1")
-        assert page == f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=comparison"
+        assert tracker.study_page("study-1") == (
+            f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=comparison"
+        )
+
+    def test_the_saved_view_lists_all_trials_the_best_first_in_the_columns_that_matter(self, tracker: Tracker) -> None:
+        sweep = ("algorithm=sft,grpo", "optimizer.lr=5e-4,1e-3", "+algorithm.clip=0.1,0.2", "model/size@model=a,b")
+        experiment = self.experiment(tracker, replace(a_study(), sweep=sweep))
+        tag = json.loads(experiment.tags["mlflow.sharedViewState.comparison"])
+        state = json.loads(tag["state"])
+        assert (tag["name"], type(tag["createdAt"])) == ("Trials, best first", int)
+        # Sorted by anything but time, or the trials would be folded under the study's run.
+        assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`accuracy`", False)
+        assert state["runsHiddenMode"] == "SHOW_ALL"
+        assert state["selectedColumns"][:9] == [
+            "tags.`algorithm`",
+            "params.`optimizer.lr`",
+            "params.`seed`",
+            "params.`algorithm.clip`",
+            "metrics.`accuracy`",
+            "metrics.`dev_accuracy`",
+            "metrics.`gpu_seconds`",
+            "metrics.`tokens_per_answer`",
+            "metrics.`seconds_per_answer`",
+        ]
+        assert set(state["columnWidths"]) == set(state["columnOrder"]) > set(state["selectedColumns"])
+        assert tag.items() >= state.items()
+
+    def test_a_second_saved_view_groups_the_trials_by_algorithm(self, tracker: Tracker) -> None:
+        experiment = self.experiment(tracker, a_study())
+        state = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.algorithms"])["state"])
+        assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "algorithm"}]
+
+    def test_a_sweep_over_many_things_does_not_outgrow_the_tags(self, tracker: Tracker) -> None:
+        sweep = tuple(f"{'very.long.' * 3}name{n:06d}=1,2" for n in range(40))
+        experiment = self.experiment(tracker, replace(a_study(), sweep=sweep))
+        assert "very.long.name000005" in experiment.tags["mlflow.sharedViewState.comparison"]
+        assert max(len(value) for value in experiment.tags.values()) <= MAX_TAG_CHARS
+
+    def test_the_runs_of_an_algorithm_share_a_colour(self, tracker: Tracker) -> None:
+        tracker.study_started(a_study())
+        tracker.trial_changed(a_trial())
+        assert self.read(tracker).runs["study-1-0000"].tags["mlflow.runColor"] == COLORS["grpo"]
 
 
 @pytest.fixture(scope="module")

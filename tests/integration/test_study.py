@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,23 @@ SMALL_GRPO = [*SMALL, "algorithm=grpo", "algorithm.max_steps=4", "algorithm.prom
 FOREVER = [*SMALL, "algorithm=sft", "algorithm.max_steps=1000000"]
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    """A test that fails half-way must not keep the machine's devices from the next one."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start(*arguments: str, home: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "orchestrator.cli", *arguments]
     environment = {**os.environ, "ORCHESTRATOR_HOME": str(home), "COLUMNS": "160"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -48,18 +62,18 @@ def report(home: Path) -> dict:
     return json.loads(output)
 
 
-def wait_until(condition: object, timeout_s: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.2)
 
 
 def running_trials(home: Path) -> int:
-    if not (home / "store.db").exists():
+    code, output = finish(start("report", "--format", "json", home=home))
+    if code == 2:  # no study yet
         return 0
-    states = [trial["state"] for trial in report(home)["trials"]]
-    return states.count("running")
+    return [trial["state"] for trial in json.loads(output)["trials"]].count("running")
 
 
 @pytest.fixture(scope="module")

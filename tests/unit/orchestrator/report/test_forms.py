@@ -1,5 +1,6 @@
 """The document as tables, Markdown and a page."""
 
+import html
 import io
 import json
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.report import table
 from orchestrator.report.document import build_report
 from orchestrator.report.files import write_report_files
-from orchestrator.report.page import html_page
+from orchestrator.report.page import COLORS, html_page
 from orchestrator.report.table import CPU_NOTE, markdown, print_tables
 from orchestrator.schema import DeviceKind, TrialState
 from orchestrator.throughput import EXPLANATIONS
+from orchestrator.tracking import mlflow
 from tests.unit.orchestrator.report.studies import a_study, a_trial, ledger, seeds
 
 
@@ -102,6 +105,23 @@ def test_the_page_is_one_file_that_loads_nothing_and_escapes_what_it_shows() -> 
     assert "&lt;bad&gt;" in page
     assert "<bad>" not in page
     assert "GPU-seconds held per trial" in page
+
+
+def test_the_page_begins_with_who_won_and_what_the_machine_delivered() -> None:
+    document = a_document()
+    page = html_page(document)
+    headline, *rest = document["verdict"]["text"].split(". ")
+    assert f"<p>{html.escape(headline)}.</p>" in page
+    assert rest
+    value = table.throughput_grid(document).rows[0][1]
+    assert f"<b>{value}</b>experiments per GPU-hour" in page
+    parts = ('class="verdict"', 'class="figures"', "Comparison on held-out", "Accuracy against cost", "Trials (")
+    assert sorted(parts, key=page.index) == list(parts)
+
+
+def test_an_algorithm_has_the_same_colour_in_the_page_and_in_mlflow() -> None:
+    assert COLORS == mlflow.COLORS
+    assert COLORS["grpo"] in html_page(a_document())
 
 
 def test_a_study_without_results_has_a_page_without_a_plot() -> None:

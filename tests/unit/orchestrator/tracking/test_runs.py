@@ -1,5 +1,7 @@
+import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,9 +35,30 @@ def test_enums_and_tuples_become_plain() -> None:
 def test_a_run_name_says_what_was_swept_and_is_cut_to_fit() -> None:
     trial = warm_started(1)[0]
     variant = replace(trial.variant, algorithm="sft", overrides=("algorithm=sft", "optimizer.lr=0.001"))
-    assert runs.run_name(replace(trial, variant=variant)) == "000 sft optimizer.lr=0.001"
+    assert runs.run_name(replace(trial, variant=variant)) == "000 sft lr=0.001"
     long = replace(variant, overrides=("x" * 500,))
     assert len(runs.run_name(replace(trial, variant=long))) == runs.MAX_RUN_NAME_CHARS
+
+
+def test_overrides_that_end_in_the_same_word_keep_their_whole_names_in_a_run_name() -> None:
+    trial = warm_started(1)[0]
+    overrides = ("algorithm.max_steps=5", "warmup.max_steps=9", "model.width=64")
+    variant = replace(trial.variant, algorithm="grpo", overrides=overrides)
+    name = runs.run_name(replace(trial, variant=variant))
+    assert name == "000 grpo algorithm.max_steps=5 warmup.max_steps=9 width=64"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(18.49356408417225, 18.49356), (0.0113378676875, 0.01133787), (0.9625, 0.9625), (123456789.0, 123456789.0)],
+)
+def test_a_final_value_has_the_digits_that_a_cell_holds(value: float, shown: float) -> None:
+    assert runs.readable({"value": value}) == {"value": shown}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_final_value_that_is_no_number_stays(value: float) -> None:
+    assert str(runs.readable({"value": value})["value"]) == str(value)
 
 
 def test_a_short_error_is_kept_and_a_long_one_keeps_its_end() -> None:
