@@ -140,7 +140,7 @@ def _revision_tags(study: Study) -> dict[str, str]:
     """The revision under our own name and under the one that MLflow's pages link; nothing if it is unknown."""
     if not study.git_revision:
         return {}
-    return {"git_revision": study.git_revision, "mlflow.source.git.commit": study.git_revision}
+    return {"git revision": study.git_revision, "mlflow.source.git.commit": study.git_revision}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

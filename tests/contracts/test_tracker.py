@@ -118,7 +118,7 @@ class TrackerContract:
                 "study_id": "study-1",
                 "device_kind": "cpu",
                 "sweep": "seed=0,1",
-                "git_revision": "abc123",
+                "git revision": "abc123",
                 "mlflow.source.git.commit": "abc123",
             }.items()
         )
@@ -137,7 +137,7 @@ class TrackerContract:
                 "device_kind": "cpu",
                 "variant_key": "variant-key",
                 "algorithm": "grpo",
-                "git_revision": "abc123",
+                "git revision": "abc123",
                 "state": "queued",
             }.items()
         )

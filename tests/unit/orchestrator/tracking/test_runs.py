@@ -68,7 +68,7 @@ def test_a_short_error_is_kept_and_a_long_one_keeps_its_end() -> None:
 
 
 def test_a_study_outside_a_repository_has_no_revision_tag() -> None:
-    assert not {"git_revision", "mlflow.source.git.commit"} & set(runs.study_tags(study()))
+    assert not {"git revision", "mlflow.source.git.commit"} & set(runs.study_tags(study()))
 
 
 def test_every_state_has_a_status() -> None:
