@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.config import ConfigError
 
 HOME_VARIABLE = "ORCHESTRATOR_HOME"
+STORE_VARIABLE = "ORCHESTRATOR_STORE"
 DEFAULT_HOME = ".orchestrator"
 
 
@@ -27,7 +28,13 @@ class Home:
 
     @property
     def store_url(self) -> str:
-        return f"sqlite:///{self.store_path}"
+        """`$ORCHESTRATOR_STORE`, for a database that several machines share, or `store.db` in the home."""
+        return os.environ.get(STORE_VARIABLE) or f"sqlite:///{self.store_path}"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether anything was ever run here, as far as that can be told without opening the store."""
+        return bool(os.environ.get(STORE_VARIABLE)) or self.store_path.exists()
 
     @property
     def mlflow_uri(self) -> str:

@@ -31,7 +31,7 @@ def find_study(store: DatabaseStore, study_id: str | None) -> Study:
 
 def open_store(home: Home) -> DatabaseStore:
     """The home's store. Raises ConfigError where nothing was ever run."""
-    if not home.store_path.exists():
+    if not home.has_store:
         raise ConfigError("ORCHESTRATOR_HOME", home.root, "no study was run here; start one with `orchestrator run`")
     return DatabaseStore(home.store_url)
 

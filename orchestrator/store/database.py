@@ -5,20 +5,25 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.events import Record, RecordAllocation, RecordStage, RecordStudy, RecordTrial
 from orchestrator.schema import Allocation, DeviceKind, Outcome, Stage, StageState, Study, Trial, TrialState, Variant
 from orchestrator.store import tables
+from orchestrator.store.migrate import migrate
 
 
 class DatabaseStore:
-    """A `ports.Store` on an SQLAlchemy URL such as `sqlite:///path/to/store.db`; the tables are made if missing."""
+    """A `ports.Store` on an SQLAlchemy URL: `sqlite:///path/to/store.db` or `postgresql+psycopg://user@host/name`.
+
+    Opening it makes or migrates the tables.
+    """
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url)
-        event.listen(self._engine, "connect", _configure_sqlite)
-        tables.metadata.create_all(self._engine)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+        migrate(self._engine)
 
     def apply(self, records: Sequence[Record]) -> None:
         if not records:
@@ -91,10 +96,15 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _upsert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    statement = insert(table).values(**row)
+    statement = _insert(connection, table).values(**row)
     keys = [column.name for column in table.primary_key]
     changed = {name: statement.excluded[name] for name in row if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """The two databases spell an upsert alike, but SQLAlchemy has no word for both."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def _write_study(connection: Connection, study: Study) -> None:
@@ -113,7 +123,7 @@ def _write_trial(connection: Connection, trial: Trial) -> None:
     }
     _upsert(connection, tables.trials, row)
     variant = trial.variant
-    statement = insert(tables.variants).values(
+    statement = _insert(connection, tables.variants).values(
         trial_id=trial.trial_id,
         variant_key=variant.key,
         algorithm=variant.algorithm,

@@ -1,15 +1,26 @@
 """One suite for every `ports.Store`."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.events import Record, RecordAllocation, RecordStage, RecordStudy, RecordTrial
 from orchestrator.ports import Store
 from orchestrator.schema import Allocation, Outcome, StageState, TrialState
+from orchestrator.store import migrations
 from orchestrator.store.database import DatabaseStore
 from orchestrator.store.memory import MemoryStore
+from orchestrator.store.migrate import HEAD, NewerStore
+from orchestrator.store.tables import metadata
+from tests.contracts.postgres import postgres_server
 from tests.unit.orchestrator.builders import study, warm_started
 
 
@@ -93,19 +104,80 @@ class TestMemoryStore(StoreContract):
         return MemoryStore()
 
 
-class TestSqliteStore(StoreContract):
+class DatabaseContract(StoreContract):
+    """What holds for every database; subclasses give its `url`."""
+
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Store:
-        return DatabaseStore(f"sqlite:///{tmp_path / 'store.db'}")
+    def store(self, url: str) -> Store:
+        return DatabaseStore(url)
 
     def test_a_failing_record_takes_the_whole_call_back(self, store: Store) -> None:
         orphan = RecordTrial(trial=replace(warm_started(1)[0], study_id="nobody"))
-        with pytest.raises(Exception, match="FOREIGN KEY"):
+        with pytest.raises(IntegrityError):
             store.apply([RecordStudy(study=study()), orphan])
         assert store.studies() == []
 
-    def test_another_process_reads_while_one_writes(self, store: Store, tmp_path: Path) -> None:
+    def test_what_was_written_is_there_after_it_was_closed(self, store: Store, url: str) -> None:
         store.apply([RecordStudy(study=study())])
-        reader = DatabaseStore(f"sqlite:///{tmp_path / 'store.db'}")
+        store.close()
+        again = DatabaseStore(url)
+        assert [s.study_id for s in again.studies()] == ["study-1"]
+        again.close()
+
+    def test_one_reads_while_another_has_it_open(self, store: Store, url: str) -> None:
+        reader = DatabaseStore(url)
+        store.apply([RecordStudy(study=study())])
         assert [s.study_id for s in reader.studies()] == ["study-1"]
         reader.close()
+
+    def test_several_open_a_new_database_at_the_same_moment(self, url: str) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(DatabaseStore, [url] * 4))
+        for opened in stores:
+            assert opened.studies() == []
+            opened.close()
+
+    def test_the_migrations_make_the_tables_that_the_code_expects(self, store: Store) -> None:
+        assert isinstance(store, DatabaseStore)
+        with store.engine.connect() as connection:
+            context = MigrationContext.configure(connection)
+            assert context.get_current_revision() == HEAD
+            assert compare_metadata(context, metadata) == []
+
+    def test_a_database_of_a_newer_version_is_refused(self, store: Store, url: str) -> None:
+        assert isinstance(store, DatabaseStore)
+        with store.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(NewerStore, match="update the project"):
+            DatabaseStore(url)
+
+
+class TestSqliteStore(DatabaseContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+class TestPostgresStore(DatabaseContract):
+    """On a real server from the Debian package `postgresql`, in a folder of its own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls) -> Iterator[str]:
+        with postgres_server() as address:
+            yield address
+
+    @pytest.fixture
+    def url(self, server: str) -> Iterator[str]:
+        engine = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text("CREATE DATABASE store"))
+        yield server.format("store")
+        with engine.connect() as connection:
+            connection.execute(text("DROP DATABASE store WITH (FORCE)"))
+        engine.dispose()
+
+
+def test_the_head_that_the_code_expects_is_the_newest_migration() -> None:
+    script = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert script.get_current_head() == HEAD
