@@ -22,8 +22,9 @@ from cluster.bundle import Bundle, RankProcess
 from cluster.forkserver_client import ForkserverConnection, ForkserverProcess
 from cluster.memory import MemoryWatch
 from cluster.outputs import Artifacts
-from cluster.wire import LineBuffer, assignment_to_wire
+from cluster.wire import assignment_to_wire
 from cluster.worker import log_tail
+from cluster.worker_client import WorkerConnection
 from orchestrator.events import (
     BundleStopped,
     Event,
@@ -54,8 +55,7 @@ class _Running:
 class _Line:
     """The connection of one process."""
 
-    connection: socket.socket
-    buffer: LineBuffer
+    connection: WorkerConnection
     running: _Running
     rank: int
 
@@ -170,11 +170,7 @@ class NodeAgent:
         if self._server is not None:
             self._server.close()
         for line in self._lines.values():
-            # The end of a worker's stream is the end of the worker: afterwards nothing of it writes any more.
-            line.connection.settimeout(5.0)
-            with contextlib.suppress(OSError):
-                while line.connection.recv(1 << 16):
-                    pass
+            line.connection.await_end()
             line.connection.close()
         for running in [*self._running.values(), *self._waiting]:
             self._artifacts.discard(running.launch.bundle_id)
@@ -235,7 +231,7 @@ class NodeAgent:
         self._server = None
         for process in list(self._lines):
             # The kernel kills the children with their parent; the end of their streams says that it has happened.
-            self._lines[process].connection.settimeout(5.0)
+            self._lines[process].connection.expect_end()
             self._process_exited(process, status=None, killed=False)
         if self._process is not None:
             self._process.kill()
@@ -248,8 +244,7 @@ class NodeAgent:
         """This node can run nothing any more."""
         self._failure = self._failure or reason
         for running in [*self._running.values(), *self._waiting]:
-            lost = WorkerLost(at=time.time(), bundle_id=running.launch.bundle_id, reason=f"node lost: {reason}")
-            self._events.put(lost)
+            self._events.put(_lost(running.launch, f"node lost: {reason}"))
             self._artifacts.discard(running.launch.bundle_id)
         self._running, self._waiting = {}, []
         if self._settled.is_set():
@@ -260,15 +255,14 @@ class NodeAgent:
 
     def _launch(self, launch: Launch) -> None:
         if self._failure:
-            reason = f"node {self._config.node_id} can run nothing: {self._failure}"
-            self._events.put(WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=reason))
+            self._events.put(_lost(launch, f"node {self._config.node_id} can run nothing: {self._failure}"))
             return
         bundle = Bundle(launch.bundle_id, [RankProcess(rank) for rank in range(len(launch.devices))])
         try:
             places = seats(launch, self._artifacts, self._config.cores, len(self._config.devices))
             running = _Running(launch, places, bundle, self._config.logs / f"{launch.bundle_id}.log")
         except (ValueError, IndexError) as error:  # a key that can't name a folder, a device of another node
-            self._events.put(StageRaised(at=time.time(), bundle_id=launch.bundle_id, error=str(error)))
+            self._events.put(_raised(launch, error))
             return
         if self._server is None or self._server.pid is None:
             self._waiting.append(running)
@@ -282,7 +276,7 @@ class NodeAgent:
         try:
             self._artifacts.prepare(launch.bundle_id, launch.study_id, launch.stage.key)
         except OSError as error:
-            self._finish(running, WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=str(error)))
+            self._finish(running, _lost(launch, str(error)))
             return
         for rank, seat in enumerate(running.seats):
             ours, theirs = socket.socketpair()
@@ -299,10 +293,9 @@ class NodeAgent:
                     self._server.spawn(process, request, theirs)
                 except TypeError as error:  # a stage config that is no plain data; the same for every rank
                     ours.close()
-                    self._finish(running, StageRaised(at=time.time(), bundle_id=launch.bundle_id, error=str(error)))
+                    self._finish(running, _raised(launch, error))
                     return
-            ours.setblocking(False)
-            self._lines[process] = _Line(ours, LineBuffer(), running, rank)
+            self._lines[process] = _Line(WorkerConnection(ours), running, rank)
             self._selector.register(ours, selectors.EVENT_READ, partial(self._read_worker, process))
 
     def _read_worker(self, process: str) -> None:
@@ -317,18 +310,11 @@ class NodeAgent:
 
     def _drain(self, line: _Line) -> bool:
         """Take in all that a process has said so far; False at the end of its stream."""
-        while True:
-            try:
-                data = line.connection.recv(1 << 16)
-            except BlockingIOError:
-                return True
-            except OSError:  # reset by the death of the process, or (see _forkserver_died) timed out
-                return False
-            if not data:
-                return False
-            for message in line.buffer.feed(data):
-                for event in line.running.bundle.message(line.rank, message):
-                    self._events.put(event)
+        messages, more = line.connection.read()
+        for message in messages:
+            for event in line.running.bundle.message(line.rank, message):
+                self._events.put(event)
+        return more
 
     def _process_exited(self, process: str, status: int | None, killed: bool) -> None:
         line = self._lines.pop(process)
@@ -373,8 +359,7 @@ class NodeAgent:
         for rank in range(len(running.seats)):
             line = self._lines.get(f"{running.launch.bundle_id}/{rank}")
             if line is not None:
-                with contextlib.suppress(OSError):  # it just ended
-                    line.connection.send(b'{"kind":"stop"}\n')
+                line.connection.request_stop()
 
     def _enforce_stop_deadlines(self) -> None:
         now = time.monotonic()
@@ -395,8 +380,13 @@ class NodeAgent:
         """Seconds until a deadline or a memory sample is due; None if only messages matter."""
         if not self._running:
             return None
-        due = [
-            self._memory.next_sample,
-            *(r.stop_deadline for r in self._running.values() if r.stop_deadline is not None),
-        ]
-        return max(0.0, min(due) - time.monotonic())
+        deadlines = (r.stop_deadline for r in self._running.values() if r.stop_deadline is not None)
+        return max(0.0, min((self._memory.next_sample, *deadlines)) - time.monotonic())
+
+
+def _lost(launch: Launch, reason: str) -> WorkerLost:
+    return WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=reason)
+
+
+def _raised(launch: Launch, error: Exception) -> StageRaised:
+    return StageRaised(at=time.time(), bundle_id=launch.bundle_id, error=str(error))

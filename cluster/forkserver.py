@@ -45,7 +45,7 @@ def server_environment(kind: DeviceKind) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        # deepspeed imports mlflow, which imports pyarrow, whose allocator would start a thread of its own.
+        # A preloaded module may import pyarrow (mlflow does), whose allocator would start a thread of its own.
         "JE_ARROW_MALLOC_CONF": "background_thread:false",
     }
 

@@ -18,6 +18,7 @@ _CGROUP_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 _CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _NVIDIA_SMI_TIMEOUT_S = 20
 _MIB = 1 << 20
+_NO_GPU = ("", "-1", "NoDevFiles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,10 @@ def require_gang(wanted: int, largest_node: int) -> None:
 
 
 def take_inventory() -> Inventory:
-    """Look at this node as this process may use it: affinity, cgroup limits, CUDA_VISIBLE_DEVICES."""
+    """Look at this node as this process may use it: affinity, cgroup limits, CUDA_VISIBLE_DEVICES.
+
+    Raises ClusterUnavailable as `visible` does.
+    """
     cores = allowed_cores()
     return Inventory(
         cores=cores,
@@ -148,9 +152,13 @@ def parse_gpus(listing: str) -> tuple[Gpu, ...]:
 
 
 def visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES lets through, in its order; it ends at the first entry that names no GPU."""
+    """Those that CUDA_VISIBLE_DEVICES lets through, in its order; it ends at the first entry that names no GPU.
+
+    Raises ClusterUnavailable if that is the very first one (a MIG instance, a mistyped number): GPUs were meant, and
+    training on cores in their place would go unnoticed. "", "-1" and "NoDevFiles" are how one asks for none.
+    """
     setting = environment.get("CUDA_VISIBLE_DEVICES")
-    if setting is None:
+    if setting is None or not gpus:
         return tuple(gpus)
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in setting.split(",")):
@@ -159,4 +167,9 @@ def visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, .
         if len(named) != 1:
             break
         chosen += named
+    if not chosen and setting not in _NO_GPU:
+        raise ClusterUnavailable(
+            f"CUDA_VISIBLE_DEVICES={setting!r}: names no GPU of this node; use numbers from 0 to {len(gpus) - 1} or "
+            'UUIDs as `nvidia-smi -L` lists them (MIG instances can\'t be used), or "" to train on CPU cores'
+        )
     return tuple(chosen)

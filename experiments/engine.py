@@ -6,6 +6,7 @@ global batch's loss (shares add up over micro-batches and processes), the learni
 """
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -60,27 +61,25 @@ from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator  # noqa: E40
 
 
 def open_device(assignment: Assignment) -> torch.device:
-    """The device of an assignment, its threads and memory limited to the share, and the process group joined.
+    """The device of an assignment, its threads limited to the share, and the process group joined.
 
-    A single process meets nobody: it needs no rendezvous, and gloo's listener stays on the loopback interface, at a
-    port that the kernel picks. On CUDA the device is the first visible one.
+    The processes of a bundle are on one node: gloo stays on the loopback interface, at ports that the kernel picks. A
+    single process meets nobody and needs no rendezvous. On CUDA the device is the first visible one; whoever launched
+    the process has limited its allocator.
     """
     torch.set_num_threads(assignment.threads)
     if assignment.device_kind is DeviceKind.CUDA:
         set_accelerator(CUDA_Accelerator())
         device = torch.device("cuda", 0)
         torch.cuda.set_device(device)
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, assignment.memory_bytes / total), device)
     else:
         set_accelerator(CPU_Accelerator())
         device = torch.device("cpu")
     # DeepSpeed reads its place from the environment. The launcher shows each process its own device only, as number 0.
     os.environ.update(RANK=str(assignment.rank), WORLD_SIZE=str(assignment.world_size), LOCAL_RANK="0")
     if not dist.is_initialized():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         alone = assignment.world_size == 1
-        if alone:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = dist.HashStore() if alone else dist.FileStore(assignment.rendezvous, assignment.world_size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=assignment.rank, world_size=assignment.world_size)
@@ -125,6 +124,9 @@ class Engine:
         self.accumulation = config.gradient_accumulation_steps
         settings = deepspeed_config(config, items_per_step, self.world_size)
         stage = settings["zero_optimization"]["stage"]
+        plain_fp32 = stage == 0 and not settings["bf16"]["enabled"]
+        if plain_fp32 and not settings["gradient_clipping"]:
+            settings["gradient_clipping"] = math.inf  # no clipping either, but the norm is computed
         self._partitioned = stage == 3
         self._plain = decoder if not self._partitioned else Decoder(decoder.config, decoder.vocab_size).to(device)
         self._grad_norm = torch.zeros(())
@@ -139,7 +141,7 @@ class Engine:
         )
         self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
         self._engine.train()
-        if stage == 0 and not settings["bf16"]["enabled"]:
+        if plain_fp32:
             self._use_foreach_clipping(settings["gradient_clipping"])
 
     def _use_foreach_clipping(self, max_norm: float) -> None:

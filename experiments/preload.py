@@ -9,7 +9,6 @@ import os
 # One thread each, set before the libraries read it: numpy's BLAS starts its pool while it is imported.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
-os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 MODULES = (
     "experiments.engine",  # first: it knows how to import DeepSpeed quietly and without threads

@@ -4,14 +4,18 @@ Hydra refuses unknown keys and wrong types through these dataclasses; `validate`
 refusal is a `ConfigError` that names the field, the value and what would do.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
+from orchestrator.ordering import ORDERINGS
+from orchestrator.packing import PACKINGS
 from orchestrator.schema.training import (
+    ALGORITHMS,
     AlgorithmConfig,
     DeepSpeedConfig,
     EvaluationConfig,
@@ -21,6 +25,8 @@ from orchestrator.schema.training import (
     SftConfig,
     TaskConfig,
 )
+from orchestrator.stopping import STOPPINGS
+from orchestrator.tracking import TRACKERS
 
 
 class ConfigError(Exception):
@@ -236,13 +242,29 @@ _ALGORITHM_CHECKS: Mapping[str, tuple[Check, ...]] = {
 }
 
 
+_CHOICES: Mapping[str, Collection[str]] = {
+    "ordering": ORDERINGS,
+    "packing": PACKINGS,
+    "stopping": STOPPINGS,
+    "tracking": TRACKERS,
+}
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first value of a resolved variant config that can't run."""
+    # What a cluster's own config adds is checked against the constructor it goes to.
+    _check_fields({name: part for name, part in config.items() if name != "cluster"}, Config, prefix="")
+    _check_algorithm(config["algorithm"], prefix="")
+    for group, known in _CHOICES.items():
+        if config[group]["name"] not in known:
+            raise ConfigError(f"{group}.name", config[group]["name"], f"there is: {', '.join(sorted(known))}")
     _apply(_TOP_CHECKS, config, prefix="")
     _apply(_STAGE_CHECKS, config, prefix="")
     _apply(_ALGORITHM_CHECKS.get(config["algorithm"]["name"], ()), config, prefix="")
     for name, stage in stages_of(config):
         prefix = f"recipe.stages.{name}."
+        _check_algorithm(stage["algorithm"], prefix)
+        _check_fields(stage["optimizer"], OptimizerConfig, f"{prefix}optimizer.")
         _apply(_STAGE_CHECKS, stage, prefix)
         _apply(_ALGORITHM_CHECKS.get(stage["algorithm"]["name"], ()), stage, prefix)
         _check_gang(config, stage, prefix)
@@ -264,9 +286,15 @@ def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     if not stages:
         raise ConfigError("recipe.stages", "{}", "a recipe needs at least one stage")
     for name, stage in stages.items():
+        if not isinstance(stage, Mapping):
+            raise ConfigError(f"recipe.stages.{name}", stage, "a stage has algorithm, optimizer and seed")
         for part in ("algorithm", "optimizer", "seed"):
             if part not in stage:
                 raise ConfigError(f"recipe.stages.{name}", dict(stage), f"add {part}, for example {part}: ${{{part}}}")
+        for part in ("algorithm", "optimizer"):
+            if not isinstance(stage[part], Mapping):
+                remedy = f"choose it by its group: {part}@recipe.stages.{name}.{part}=..."
+                raise ConfigError(f"recipe.stages.{name}.{part}", stage[part], remedy)
         yield name, stage
 
 
@@ -275,8 +303,29 @@ def _apply(checks: tuple[Check, ...], config: Mapping[str, Any], prefix: str) ->
         value: Any = config
         for part in path.split("."):
             value = value[part]
-        if not accepts(value):
+        if not accepts(value) or (isinstance(value, float) and not math.isfinite(value)):
             raise ConfigError(prefix + path, value, remedy)
+
+
+def _check_fields(data: Mapping[str, Any], schema: type, prefix: str) -> None:
+    """Hydra's `+key=value` adds whatever it is told to; a key that nothing reads is refused here."""
+    hints = get_type_hints(schema)
+    for name, value in data.items():
+        if name not in hints:
+            raise ConfigError(prefix + name, value, f"unknown key; there is: {', '.join(sorted(hints))}")
+        if is_dataclass(hints[name]) and isinstance(hints[name], type):
+            _check_fields(value, hints[name], f"{prefix}{name}.")
+
+
+def _check_algorithm(algorithm: Mapping[str, Any], prefix: str) -> None:
+    """An algorithm's name decides which fields it has, so the two must come from one place."""
+    schema = ALGORITHMS.get(algorithm["name"], AlgorithmConfig)
+    absent = {f.name for f in fields(schema)} - set(algorithm)
+    of_another = any(set(algorithm) == {f.name for f in fields(other)} for other in ALGORITHMS.values())
+    if absent or (of_another and schema is AlgorithmConfig):
+        remedy = f"its fields are another algorithm's; choose by the group: algorithm={'|'.join(sorted(ALGORITHMS))}"
+        raise ConfigError(f"{prefix}algorithm.name", algorithm["name"], remedy)
+    _check_fields(algorithm, schema, f"{prefix}algorithm.")
 
 
 def _check_gang(config: Mapping[str, Any], stage: Mapping[str, Any], prefix: str) -> None:

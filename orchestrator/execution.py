@@ -4,10 +4,12 @@ Implementations outside this package are named by dotted strings in the config a
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,10 @@ from orchestrator.report.document import build_report
 from orchestrator.report.files import write_report_files
 from orchestrator.report.live import LiveView
 from orchestrator.report.progress import progress_of
-from orchestrator.report.stored import find_study, open_store
+from orchestrator.report.stored import find_study, open_store, usable_store
 from orchestrator.report.table import print_tables
-from orchestrator.schema import DeviceKind, Study
+from orchestrator.schema import Demand, Device, DeviceKind, Study, TrialState
 from orchestrator.stopping import STOPPINGS
-from orchestrator.store.database import DatabaseStore
 from orchestrator.submission import Submission, resolve
 from orchestrator.throughput import throughput
 from orchestrator.tracking import build_tracker
@@ -56,7 +57,9 @@ def run_study(submission: Submission, home: Home) -> int:
     def queue(loop: SchedulingLoop, kind: DeviceKind) -> Study:
         study = submission.new_study(kind, clock.now())
         reuse = bool(submission.config["study"]["reuse_stages"])
-        loop.submit(study, submission.variants, submission.demands(kind), reuse=reuse)
+        demands = submission.demands(kind)
+        _check_memory(demands.values(), loop.state.devices.values())
+        loop.submit(study, submission.variants, demands, reuse=reuse)
         return study
 
     return _execute(submission.config, home, clock, queue)
@@ -65,13 +68,21 @@ def run_study(submission: Submission, home: Home) -> int:
 def resume_study(study_id: str | None, home: Home) -> int:
     """Continue the study (default: the last one) that an earlier process left undecided. Returns the exit code.
 
-    Raises ConfigError if there is no such study, or if a process is still running it.
+    A study that ended and has nothing undecided is left as it is, and no device is taken. Raises ConfigError if there
+    is no such study, or if a process is still running it.
     """
-    store = open_store(home)
-    study = find_study(store, study_id)
-    trials = store.trials(study.study_id)
-    store.close()
-    with _study_lock(home, study.study_id) as ended_at:
+    with contextlib.ExitStack() as stack:
+        store = open_store(home)
+        stack.callback(store.close)
+        found = find_study(store, study_id)
+        ended_at = stack.enter_context(_study_lock(home, found.study_id))
+        # Read with the lock held: another `resume` may just have finished it.
+        study, trials = store.study(found.study_id), store.trials(found.study_id)
+        states = [trial.state for trial in trials]
+        if study.ended_at is not None and all(state.decided or state is TrialState.FAILED for state in states):
+            again = f"orchestrator report {study.study_id}"
+            Console().print(f"{study.study_id} is over, nothing is left to do; see: {again}", soft_wrap=True)
+            return EXIT_DECIDED if all(state.decided for state in states) else EXIT_FAILED
         cluster = study.config["cluster"]
 
         def queue(loop: SchedulingLoop, kind: DeviceKind) -> Study:
@@ -80,10 +91,11 @@ def resume_study(study_id: str | None, home: Home) -> int:
             loop.resume(study, trials, demands, ended_at)
             return study
 
-    return _execute(study.config, home, SystemClock(), queue)
+        return _execute(study.config, home, SystemClock(), queue, locked=True)
 
 
-def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) -> int:
+def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue, *, locked: bool = False) -> int:
+    """`locked`: the caller holds the study's lock already."""
     console = Console(highlight=False)
     home.prepare()
     tracker: Tracker = build_tracker(
@@ -91,10 +103,10 @@ def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) 
     )
     tracker.check()
     with contextlib.ExitStack() as stack:
+        store = usable_store(home)
+        stack.callback(store.close)
         if not config["cluster"].get("address"):
             stack.enter_context(_machine_lock(console))
-        store = DatabaseStore(home.store_url)
-        stack.callback(store.close)
         cluster = _build_cluster(config["cluster"], home)
         stack.callback(cluster.close)
         console.print(f"starting the cluster ({config['cluster']['name']}), with the training code preloaded ...")
@@ -113,11 +125,13 @@ def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue) 
         kind = next(iter(loop.state.devices.values())).kind
         study = queue(loop, kind)
         console.print(_opening_line(loop, study), soft_wrap=True)
-        with _study_lock(home, study.study_id):
+        with contextlib.nullcontext() if locked else _study_lock(home, study.study_id):
             interrupted = _cycle_to_the_end(loop, study, home, console, clock)
-            study = loop.close_study(study.study_id)
+            ended_at = clock.now()
             cluster.close()
-            _finish(loop, study, home, console, tracker, clock)
+            _finish(loop, replace(study, ended_at=ended_at), home, console, tracker, clock)
+            # Last, so that a study whose report or records are not out yet can still be resumed.
+            loop.close_study(study.study_id, ended_at)
     states = [trial.state for trial in loop.state.study_trials(study.study_id)]
     if interrupted:
         console.print(f"interrupted; continue with: orchestrator resume {study.study_id}")
@@ -157,6 +171,16 @@ def _finish(loop: SchedulingLoop, study: Study, home: Home, console: Console, tr
     console.print(f"The report again: orchestrator report {study.study_id}; as a page: {report}", soft_wrap=True)
 
 
+def _check_memory(demands: Iterable[Demand], devices: Iterable[Device]) -> None:
+    """A trial that no device could ever hold would wait for ever."""
+    wanted = max(demand.memory_bytes for demand in demands)
+    largest = max(device.memory_bytes for device in devices)
+    if wanted > largest:
+        sizes = f"a stage is estimated to need {wanted / 2**30:.1f} GiB of a device, the largest has"
+        remedy = f"{sizes} {largest / 2**30:.1f}; use a smaller model or batch, or bf16"
+        raise ConfigError("model", "this one", remedy)
+
+
 def _opening_line(loop: SchedulingLoop, study: Study) -> str:
     trials = loop.state.study_trials(study.study_id)
     runs = {stage.key for trial in trials for stage in trial.variant.stages}
@@ -170,7 +194,13 @@ def _build_cluster(cluster: Mapping[str, Any], home: Home) -> Cluster:
     implementation = resolve(cluster["implementation"], "cluster.implementation")
     own = {name: value for name, value in cluster.items() if name not in ClusterConfig.__dataclass_fields__}
     shared = {name: cluster[name] for name in ("devices", "devices_per_trial")}
-    built: Cluster = implementation(home=home.root, artifacts=home.artifacts, **shared, **own)
+    arguments = {"home": home.root, "artifacts": home.artifacts, **shared, **own}
+    try:
+        inspect.signature(implementation).bind(**arguments)
+    except TypeError as error:
+        remedy = f"{error}; its fields are those of its constructor, and cluster={cluster['name']} has the right ones"
+        raise ConfigError("cluster.implementation", cluster["implementation"], remedy) from error
+    built: Cluster = implementation(**arguments)
     return built
 
 
@@ -198,5 +228,8 @@ def _study_lock(home: Home, study_id: str) -> Iterator[float]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError("study", study_id, "a process is running it; watch it with `orchestrator report`") from None
+    if alive_at:
+        # Taking the lock touched the file; until the study is run again the earlier time stays true.
+        os.utime(path, (alive_at, alive_at))
     with lock:
         yield alive_at

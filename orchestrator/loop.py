@@ -102,6 +102,10 @@ class SchedulingLoop:
         at_hand = self._outputs_at_hand({s.key for trial in trials for s in trial.variant.stages[:-1]})
         again = tuple(_undecided(trial, at_hand) for trial in charged.values())
         self._queue(study, again, demands, at_hand, ledger=tuple(ledger))
+        for trial in again:
+            if trial.state.terminal:
+                # The process that decided it may have died with the record still in its buffer.
+                self._tracker.trial_changed(trial)
 
     def _outputs_at_hand(self, stage_keys: Collection[str]) -> dict[str, Outcome]:
         """Completed stages whose output is still there, with the outcome they gave."""
@@ -161,9 +165,9 @@ class SchedulingLoop:
         while not self.state.finished(study_id) and self._clock.now() < now + grace_s:
             self._carry_out(self._decide(self._cluster.poll(timeout_s=0.25)))
 
-    def close_study(self, study_id: str) -> Study:
+    def close_study(self, study_id: str, ended_at: float) -> Study:
         """Note the study's end in the store."""
-        study = replace(self.state.studies[study_id], ended_at=self._clock.now())
+        study = replace(self.state.studies[study_id], ended_at=ended_at)
         self.state.studies[study_id] = study
         self._store.apply([RecordStudy(study=study)])
         return study

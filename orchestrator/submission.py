@@ -1,11 +1,13 @@
 """From overrides to a study that is ready to be queued: everything that can be refused is refused here."""
 
+import ast
 import importlib
 import secrets
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ def prepare(overrides: Sequence[str], home: Home) -> Submission:
     composed = compose_study(overrides)
     home.prepare()
     seen: set[str] = set()
+    for entrypoint, field_name in _entrypoints(composed.variants).items():
+        check_entrypoint(entrypoint, field_name)
     for variant in composed.variants:
         task = variant.stages[0].config["task"]
         if repr(task) not in seen:
@@ -58,11 +62,25 @@ def prepare(overrides: Sequence[str], home: Home) -> Submission:
     return Submission(name=composed.name, config=composed.config, sweep=composed.sweep, variants=composed.variants)
 
 
+def _entrypoints(variants: Sequence[Variant]) -> dict[str, str]:
+    """Every entrypoint, with the field that a person would set it by."""
+    found: dict[str, str] = {}
+    for variant in variants:
+        for stage in variant.stages:
+            of_variant = stage.config["algorithm"] == variant.config["algorithm"]
+            place = "" if of_variant else f"recipe.stages.{stage.name}."
+            found.setdefault(stage.entrypoint, f"{place}algorithm.entrypoint")
+    return found
+
+
 def _read_task(variant: Variant, cache: Path) -> None:
     task = stage_config(variant.stages[0].config).task
     load = resolve(task.loader, "task.loader")
     try:
         load(task, cache)
+    except TypeError as error:
+        remedy = f"can't read the task ({error}); give a function of (config, cache folder)"
+        raise ConfigError("task.loader", task.loader, remedy) from error
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         raise ConfigError("task", task.name, message) from error
@@ -76,6 +94,34 @@ def resolve(dotted: str, field_name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(field_name, dotted, f"{error}; give package.module:name") from error
     return found
+
+
+def check_entrypoint(dotted: str, field_name: str) -> None:
+    """Raises ConfigError if `package.module:function` names nothing. Looks without importing: stages import torch."""
+    module, _, name = dotted.partition(":")
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not name:
+        problem = f"no module named {module!r}" if name else "names no function"
+        raise ConfigError(field_name, dotted, f"{problem}; give package.module:function")
+    if spec.origin and spec.origin.endswith(".py") and name not in _names_in(Path(spec.origin)):
+        raise ConfigError(field_name, dotted, f"{module} has no {name!r}; give package.module:function")
+
+
+def _names_in(source: Path) -> set[str]:
+    """Every name that a module's source binds or imports, in whatever block."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_bytes())):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.alias(name=name, asname=asname):
+                names.add(asname or name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+    return names
 
 
 def git_revision() -> str:

@@ -27,6 +27,9 @@ from orchestrator.config import ConfigError, register_schemas, stages_of, valida
 from orchestrator.keys import stage_key
 from orchestrator.schema import Stage, Variant
 
+# Composing takes milliseconds a variant; more than this is a slip of the pen such as range(0,1e6).
+MAX_VARIANTS = 10_000
+
 # The group names of the study's own choice: sweeping them would make several studies of one.
 _NOT_SWEPT = ("study", "cluster", "ordering", "packing", "stopping", "tracking", "debug")
 
@@ -50,8 +53,12 @@ def compose_study(overrides: Sequence[str], config_dir: Path | None = None) -> C
         composer = _Composer()
         base, sweep, fixed = _read(overrides, composer)
         swept_keys = {override.key_or_group for override in sweep}
+        combinations = _combinations([*sweep, *fixed])
+        if not 1 <= len(combinations) <= MAX_VARIANTS:
+            remedy = f"{len(combinations)} variants; a study has 1 to {MAX_VARIANTS}"
+            raise ConfigError("sweep", " ".join(_text(o) for o in sweep), remedy)
         variants = []
-        for combination in _combinations([*sweep, *fixed]):
+        for combination in combinations:
             config = _plain(composer.compose(combination), combination)
             validate(config)
             shown = tuple(o for o in combination if o.split("=", 1)[0].lstrip("+") in swept_keys)
@@ -181,7 +188,9 @@ def _combinations(overrides: Sequence[Override]) -> list[list[str]]:
     try:
         batches = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
     except HydraException as error:
-        raise ConfigError("sweep", ", ".join(_text(o) for o in overrides), _first_line(error)) from error
+        swept = " ".join(_text(o) for o in overrides if o.is_sweep_override())
+        remedy = "list the values: key=a,b or 'key=range(0,4)' (glob and interval have no list)"
+        raise ConfigError("sweep", swept, remedy) from error
     return [list(combination) for combination in batches[0]]
 
 
@@ -239,10 +248,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         name, _, value = given.partition("=")
         inner = re.search(r"Key '([^']+)' (?:is )?not in '([^']+)'", text)
         known = _fields_of(inner[2]) if inner else []
-        return ConfigError(name, value, "unknown key; " + _suggest(inner[1] if inner else key, known))
+        hint = _elsewhere(name) or _suggest(inner[1] if inner else key, known)
+        return ConfigError(name, value, f"unknown key; {hint}")
     full_key = re.search(r"full_key: (\S+)", text)
     name = full_key[1] if full_key else "config"
     value = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith(f"{name}=")), "?")
+    if "not Optional" in text:
+        return ConfigError(name, value, "it needs a value; leave the override out to keep its default")
     told = next((line for line in lines if line.startswith(("Value ", "Invalid value", "Cannot convert"))), lines[0])
     return ConfigError(name, value, told)
 
@@ -252,6 +264,15 @@ def _fields_of(class_name: str) -> list[str]:
 
     schema = getattr(config, class_name, None)
     return sorted(getattr(schema, "__dataclass_fields__", {}))
+
+
+def _elsewhere(name: str) -> str:
+    """What to write instead of an override that Hydra's grammar or an interpolation keeps from where it looks right."""
+    if match := re.match(r"recipe\.stages\.\w+\.((?:algorithm|optimizer)\..+)", name):
+        return f"a stage that takes these from their group is set there: {match[1]}=..."
+    if name.startswith(("task.options.", "deepspeed.extra.")):
+        return f"a key of your own is added with a plus: +{name}=..."
+    return ""
 
 
 def _suggest(given: str, options: Sequence[str]) -> str:

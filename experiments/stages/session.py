@@ -6,6 +6,7 @@ is all that a stage has to remember between steps, besides weights, optimizer an
 
 import random
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -188,9 +190,15 @@ class Session:
         self._checkpointed_at = time.perf_counter()
 
     def _peak_memory_bytes(self) -> int:
+        """What `Assignment.memory_bytes` limits: the allocator's reserve on a GPU, the private pages on a CPU core.
+
+        The largest resident set counts the pages still shared with the forkserver, which exist once for all bundles.
+        """
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return torch.cuda.max_memory_reserved(self.device)
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        memory = psutil.Process().memory_full_info()
+        return int(max(memory.uss, largest - (memory.rss - memory.uss)))
 
 
 @contextmanager

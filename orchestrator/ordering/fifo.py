@@ -6,5 +6,5 @@ from orchestrator.schema import Request, Snapshot
 
 
 def fifo(snapshot: Snapshot) -> Sequence[Request]:
-    """By priority, then by arrival; ties keep the queue's own order (the trial's number)."""
-    return sorted(snapshot.queue, key=lambda request: (-request.priority, request.queued_at))
+    """By arrival; ties keep the queue's own order (the trial's number)."""
+    return sorted(snapshot.queue, key=lambda request: request.queued_at)

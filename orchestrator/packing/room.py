@@ -39,14 +39,16 @@ class Room:
         return self._residents[index] == 0
 
     def place(self, request: Request, indexes: Sequence[int], share: float) -> Placement:
-        """Take the room and say so."""
+        """Take the room and say so. A share of a device is that share of its memory, or what is asked for if more."""
+        in_share = min(min(int(share * self._devices[i].device.memory_bytes), self._memory[i]) for i in indexes)
+        granted = max(request.demand.memory_bytes, in_share)
         for index in indexes:
             self._share[index] -= share
-            self._memory[index] -= request.demand.memory_bytes
+            self._memory[index] -= granted
             self._residents[index] += 1
         return Placement(
             stage_key=request.stage_key,
             device_ids=tuple(self._devices[index].device.device_id for index in indexes),
             share=share,
-            memory_bytes=request.demand.memory_bytes,
+            memory_bytes=granted,
         )

@@ -78,7 +78,6 @@ class Request:
     trial_ids: tuple[str, ...]
     demand: Demand
     queued_at: float
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,21 +65,15 @@ def run_orchestrator(trials: int) -> tuple[list[Row], float]:
     from orchestrator.loop import SchedulingLoop
     from orchestrator.ordering import fifo
     from orchestrator.packing import best_fit
-    from orchestrator.schema import DeviceKind, Study
+    from orchestrator.schema import DeviceKind
     from orchestrator.stopping import never
     from orchestrator.store.database import DatabaseStore
     from orchestrator.submission import Submission
     from orchestrator.sweep import compose_study
     from orchestrator.tracking.memory import MemoryTracker
 
-    composed = compose_study(
-        [
-            "recipe=from_scratch",
-            "algorithm=sft",
-            "algorithm.entrypoint='tests.bench.payload:first_step'",
-            f"seed=range(0,{trials})",
-        ]
-    )
+    entrypoint = "algorithm.entrypoint='tests.bench.payload:first_step'"
+    composed = compose_study(["recipe=from_scratch", "algorithm=sft", entrypoint, f"seed=range(0,{trials})"])
     submission = Submission(name="bench", config=composed.config, sweep=composed.sweep, variants=composed.variants)
     home = Path(tempfile.mkdtemp(prefix="bench-home-"))
     (home / "artifacts").mkdir()
@@ -103,19 +97,16 @@ def run_orchestrator(trials: int) -> tuple[list[Row], float]:
         max_attempts=1,
     )
     loop.wait_for_devices(60.0)
-    study = Study(
-        study_id="bench",
-        name="bench",
-        sweep=composed.sweep,
-        config=composed.config,
-        submitted_at=clock.now(),
-        device_kind=DeviceKind.CPU,
-    )
+    study = submission.new_study(DeviceKind.CPU, clock.now())
     queued_at = time.time()
     loop.submit(study, submission.variants, submission.demands(DeviceKind.CPU), reuse=False)
-    loop.run("bench", lambda: None)
-    devices = {a.trial_ids[0]: float(a.device_ids[0][-1]) for a in loop.state.allocations("bench")}
-    finished = loop.state.study_trials("bench")
+    loop.run(study.study_id, lambda: None)
+    slots: dict[str, float] = {}
+    devices = {
+        a.trial_ids[0]: slots.setdefault(a.device_ids[0], float(len(slots)))
+        for a in loop.state.allocations(study.study_id)
+    }
+    finished = loop.state.study_trials(study.study_id)
     cluster.close()
     store.close()
     shutil.rmtree(home)
@@ -219,7 +210,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
-        "gpu": "none",
+        "gpu": "hidden",
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
@@ -236,6 +227,7 @@ def main() -> int:
         print("RESULT " + json.dumps(run_one(arguments.only, arguments.trials)))
         return 0
     runs: list[dict[str, Any]] = []
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # every system on the same cores
     for repeat in range(arguments.repeats):
         for system in SYSTEMS:
             command = [
@@ -247,7 +239,7 @@ def main() -> int:
                 "--trials",
                 str(arguments.trials),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
             line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
             if line is None:
                 print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
@@ -258,6 +250,7 @@ def main() -> int:
                 f"repeat {repeat} {system:13} median overhead {statistics.median(run['overheads_s']):.3f} s", flush=True
             )
     summary = {system: summarise([r for r in runs if r["system"] == system]) for system in SYSTEMS}
+    RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps({"summary": summary, "runs": runs, **provenance(arguments)}, indent=1) + "\n")
     print_table(summary)
     return 0

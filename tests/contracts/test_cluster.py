@@ -139,7 +139,7 @@ class ClusterContract:
 
     def test_start_joins_a_node_with_its_devices(self, rig):
         assert isinstance(rig.nodes[0], NodeJoined)
-        assert [device.index for device in rig.devices] == list(range(len(rig.devices)))
+        assert len({device.index for device in rig.devices}) == len(rig.devices) > 0
         assert all(device.node_id == rig.nodes[0].node_id and device.memory_bytes > 0 for device in rig.devices)
 
     def test_a_bundle_starts_reports_and_completes(self, rig):
@@ -263,6 +263,8 @@ class ProcessContract(ClusterContract):
         assert last.reason.startswith("rank 1 ")
 
     def test_a_bundle_over_its_memory_is_lost_with_the_reason(self, rig):
+        if rig.devices[0].kind is DeviceKind.CUDA:
+            pytest.skip("on a GPU the allocator is the limit, and host memory has none")
         last = rig.to_the_end(rig.launch("grow", memory_bytes=200 << 20))[-1]
         assert isinstance(last, WorkerLost)
         assert f"memory_bytes={200 << 20}" in last.reason
@@ -273,10 +275,13 @@ class ProcessContract(ClusterContract):
         place = ast.literal_eval((rig.artifacts.stage(launch.stage.key) / "place.txt").read_text())
         assert place["session_leader"]
         assert not place["sigint_blocked"]
-        assert place["threads"] == "1"
-        assert place["gpus"] == ""
-        if hasattr(os, "sched_getaffinity"):
-            assert place["cores"] == [sorted(os.sched_getaffinity(0))[0]]
+        if launch.devices[0].kind is DeviceKind.CUDA:
+            assert place["gpus"] == str(launch.devices[0].index)
+        else:
+            assert place["threads"] == "1"
+            assert place["gpus"] == ""
+            if hasattr(os, "sched_getaffinity"):
+                assert place["cores"] == [sorted(os.sched_getaffinity(0))[0]]
         log = rig.artifacts.root.parent / "logs" / f"{launch.bundle_id}.log"
         assert "printed by the stage" in log.read_text()
 

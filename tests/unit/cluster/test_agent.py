@@ -101,6 +101,7 @@ def test_the_node_joins_once_it_can_run_something(agent, config):
     [
         ("no.such.module", "ModuleNotFoundError: No module named 'no'"),
         ("tests.unit.cluster.leaves_a_thread", "left 2 threads running"),
+        ("tests.unit.cluster.makes_a_cuda_context", "made a CUDA context"),
     ],
 )
 def test_a_preload_that_can_not_be_forked_from(tmp_path, module, message):

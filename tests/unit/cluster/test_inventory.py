@@ -63,12 +63,19 @@ def test_gpus_are_read_from_the_drivers_listing():
         ("-1", []),
         ("GPU-22", [2]),
         ("GPU-2", [2]),
-        ("GPU-", []),
+        ("NoDevFiles", []),
     ],
 )
 def test_cuda_visible_devices_is_honoured(setting, indexes):
     environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
     assert [gpu.index for gpu in visible(GPUS, environment)] == indexes
+
+
+@pytest.mark.parametrize("setting", ["GPU-", "7", "MIG-6f0c1a7e", "7,0"])
+def test_a_setting_that_names_no_gpu_is_refused_rather_than_trained_on_cores(setting):
+    with pytest.raises(ClusterUnavailable, match=f"CUDA_VISIBLE_DEVICES='{setting}': names no GPU of this node"):
+        visible(GPUS, {"CUDA_VISIBLE_DEVICES": setting})
+    assert visible((), {"CUDA_VISIBLE_DEVICES": setting}) == ()  # nor does it matter where there is none
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("max 100000", 0), ("250000 100000", 2), ("50000 100000", 1), ("?", 0)])

@@ -71,15 +71,26 @@ def stage_data(problems: Path, algorithm: dict[str, Any], *, lr=3e-3, seed=0, de
     }
 
 
-def _run(assignment: Assignment, stop_at: int) -> Result:
-    channel = RecordingChannel(stop_at)
+def run_alone(assignment: Assignment, stop_at: int) -> Result:
+    return run_on(assignment, RecordingChannel(stop_at))
+
+
+def run_on(assignment: Assignment, channel: RecordingChannel) -> Result:
     outcome = RUNS[assignment.stage.name](assignment, channel)
     weights_file = Path(assignment.output_dir) / "model.safetensors"
     return Result(outcome, channel.reports, load_file(weights_file) if weights_file.exists() else {})
 
 
 def run_stage(
-    folder: Path, data: dict[str, Any], *, parent="", world_size=1, stop_at=-1, name="run", device_kind=DeviceKind.CPU
+    folder: Path,
+    data: dict[str, Any],
+    *,
+    parent="",
+    world_size=1,
+    stop_at=-1,
+    name="run",
+    device_kind=DeviceKind.CPU,
+    function=run_alone,
 ) -> list[Result]:
     """One result per process. `folder / name` gets output and checkpoints; run again, it resumes."""
     algorithm = data["algorithm"]["name"]
@@ -104,4 +115,4 @@ def run_stage(
         )
         calls.append((assignment, stop_at))
     (folder / name).mkdir(exist_ok=True)
-    return run_gang(_run, calls)
+    return run_gang(function, calls)

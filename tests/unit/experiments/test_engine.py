@@ -6,25 +6,30 @@ import time
 import pytest
 import torch
 
-from tests.unit.experiments.children import run_in_child
+from tests.unit.experiments.children import run_gang, run_in_child
 from tests.unit.experiments.decoders import VOCAB, small_decoder
+
+
+def _open_core(**gang):
+    from experiments.engine import open_device
+    from orchestrator.schema import Assignment, DeviceKind, Stage
+
+    stage = Stage(name="", key="", parent_key="", entrypoint="", config={}, budget_steps=1)
+    assignment = Assignment(
+        bundle_id="", stage=stage, output_dir="", parent_dir="", checkpoint_dir="", cache_dir="",
+        device_kind=DeviceKind.CPU, device_indexes=(0,), share=1.0, threads=1, memory_bytes=2**30, **gang,
+    )  # fmt: skip
+    return open_device(assignment)
 
 
 def _train(deepspeed_data, steps=8):
     """Losses of `steps` steps on one batch, last gradient norm, set-up time, weights, what is on; a child runs it."""
-    from experiments.engine import Engine, open_device
+    from experiments.engine import Engine
     from experiments.losses import sft_loss
     from experiments.models.shared_prompt import completion_logits
-    from orchestrator.schema import Assignment, DeviceKind, Stage
     from orchestrator.schema.training import OptimizerConfig, stage_config
 
-    stage = Stage(name="", key="", parent_key="", entrypoint="", config={}, budget_steps=1)
-    device = open_device(
-        Assignment(
-            bundle_id="", stage=stage, output_dir="", parent_dir="", checkpoint_dir="", cache_dir="",
-            device_kind=DeviceKind.CPU, device_indexes=(0,), share=1.0, threads=1, memory_bytes=2**30,
-        )
-    )  # fmt: skip
+    device = _open_core()
     empty = {name: {} for name in ("optimizer", "model", "task", "evaluation")}
     config = stage_config({"algorithm": {"name": "sft"}, "deepspeed": deepspeed_data, "seed": 0, **empty}).deepspeed
     started = time.perf_counter()
@@ -138,8 +143,9 @@ def test_an_engine_starts_within_tenths_of_a_second(plain):
     assert plain[2] < 1.0  # 0.02 s on an idle core
 
 
-def _addresses_listened_on():
-    _train(_settings(), 1)
+def _addresses_listened_on(world_size, rank, rendezvous):
+    _open_core(world_size=world_size, rank=rank, rendezvous=rendezvous)
+    torch.distributed.all_reduce(torch.ones(1))
     descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     mine = {os.readlink(path) for path in descriptors if os.path.islink(path)}
     addresses = set()
@@ -151,6 +157,11 @@ def _addresses_listened_on():
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="reads Linux's table of sockets")
-def test_one_process_cannot_be_reached_from_outside():
+@pytest.mark.parametrize("world_size", [1, 2], ids=["alone", "gang"])
+def test_a_bundle_cannot_be_reached_from_outside(world_size, tmp_path):
+    """All of its processes are on one node, whatever the node's name resolves to."""
     loopback = {"0100007F", "00000000000000000000000001000000"}
-    assert run_in_child(_addresses_listened_on) <= loopback
+    calls = [(world_size, rank, str(tmp_path / "rendezvous")) for rank in range(world_size)]
+    addresses = set().union(*run_gang(_addresses_listened_on, calls))
+    assert addresses
+    assert addresses <= loopback

@@ -37,23 +37,27 @@ MIXED, SOLVED, HOPELESS = [1.0, 0.0, 0.0, 1.0], [1.0] * 4, [0.0] * 4
 class PlainEngine:
     """The interface of `Engine` over a decoder and plain gradient descent; `gradients` has those of every step."""
 
-    accumulation, world_size, device = 1, 1, torch.device("cpu")
+    world_size, device = 1, torch.device("cpu")
 
-    def __init__(self, decoder):
-        self.model, self.gradients = decoder, []
+    def __init__(self, decoder, accumulation=1):
+        self.model, self.accumulation = decoder, accumulation
+        self.micro_batches, self.gradients = 0, []
 
     def __call__(self, *args, **kwargs):
         return self.model(*args, **kwargs)
 
     def backward(self, loss):
-        self.model.zero_grad()
         loss.backward()
 
     def step(self, lr):
+        self.micro_batches += 1
+        if self.micro_batches % self.accumulation:
+            return
         self.gradients.append({name: weight.grad.clone() for name, weight in self.model.named_parameters()})
         with torch.no_grad():
             for weight in self.model.parameters():
                 weight -= lr * weight.grad
+        self.model.zero_grad()
 
     def grad_norm(self):
         return torch.ones(())
@@ -146,6 +150,21 @@ def test_every_update_of_a_rollout_is_against_the_policy_that_sampled_and_the_in
             torch.testing.assert_close(gradient, expected[name], atol=2e-5, rtol=1e-3)
         assert values["train/kl"] > 0
     assert values["train/clip_fraction"] > 0  # the later updates do move the ratio out of its bounds
+
+
+@pytest.mark.parametrize("accumulation", [2, 3], ids=lambda parts: f"{parts}-micro-batches")
+def test_micro_batches_add_up_and_one_without_a_group_counts_for_nothing(sampled, accumulation):
+    policy, prompts, rollout = sampled
+    experience = _experience(prompts, rollout, [MIXED, SOLVED, MIXED], small_decoder(seed=7))
+    whole, parts = PlainEngine(copy.deepcopy(policy)), PlainEngine(policy, accumulation)
+    expected = grpo.update(whole, experience, ALGORITHM, MAX_TOKENS, LR)
+    values = grpo.update(parts, experience, ALGORITHM, MAX_TOKENS, LR)
+    assert len(parts.gradients) == 1
+    for name, gradient in parts.gradients[0].items():
+        torch.testing.assert_close(gradient, whole.gradients[0][name], atol=2e-5, rtol=1e-3)
+    assert {name: float(value) for name, value in values.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}, abs=1e-5
+    )
 
 
 def test_the_same_answer_to_the_same_prompt_is_judged_once():

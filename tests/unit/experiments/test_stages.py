@@ -1,13 +1,25 @@
 """Stages end to end: what they report, resume, stop, and how a gang compares with one process."""
 
+import time
+
 import pytest
 import torch
 
 from experiments.models.decoder import load_decoder
 from orchestrator.schema import DeviceKind
 from tests.unit.experiments.children import run_in_child
-from tests.unit.experiments.stage_runs import ALGORITHMS, run_stage, stage_data, write_problems
+from tests.unit.experiments.stage_runs import (
+    ALGORITHMS,
+    RecordingChannel,
+    run_alone,
+    run_on,
+    run_stage,
+    stage_data,
+    write_problems,
+)
 
+SHARED_BYTES = 2**28
+"""Less than torch and DeepSpeed take, which a child shares with the process it was forked from."""
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 
 
@@ -55,7 +67,30 @@ def test_an_outcome_says_what_it_cost(whole, algorithm):
     outcome = whole[algorithm].outcome
     assert outcome.finished
     assert outcome.busy_s > 0
-    assert outcome.peak_memory_bytes > 0
+    assert 2**20 < outcome.peak_memory_bytes < SHARED_BYTES
+
+
+SLOW_START_S = 2.0
+
+
+def _run_after_a_slow_start(assignment, stop_at):
+    from experiments.stages import session
+
+    load_task = session.load_task
+
+    def load_slowly(*arguments):
+        time.sleep(SLOW_START_S)
+        return load_task(*arguments)
+
+    session.load_task = load_slowly
+    return run_alone(assignment, stop_at)
+
+
+def test_busy_time_leaves_out_the_start(study):
+    folder, problems, parent = study
+    data = stage_data(problems, ALGORITHMS["sft"])
+    options = {"parent": parent, "name": "slow-start", "stop_at": 2, "function": _run_after_a_slow_start}
+    assert 0 < run_stage(folder, data, **options)[0].outcome.busy_s < SLOW_START_S
 
 
 @BOTH
@@ -142,6 +177,57 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(study, whole, a
     assert {**second.outcome.metrics, timing: 0} == {**expected.outcome.metrics, timing: 0}
 
 
+class FatalChannel(RecordingChannel):
+    """Ends the stage by an exception at its `stop_at`-th question."""
+
+    def stop_requested(self):
+        if super().stop_requested():
+            raise RuntimeError("the node died")
+        return False
+
+
+def _die_with_a_checkpoint_of_every_step(assignment, stop_at):
+    from experiments.stages import session
+
+    session.CHECKPOINT_EVERY_S = 0.0
+    return run_on(assignment, FatalChannel(stop_at))
+
+
+@BOTH
+def test_a_stage_that_died_continues_from_its_last_periodic_checkpoint(study, whole, algorithm):
+    folder, problems, parent = study
+    data, name = stage_data(problems, ALGORITHMS[algorithm]), f"died-{algorithm}"
+    with pytest.raises(RuntimeError, match="the node died"):
+        run_stage(folder, data, parent=parent, name=name, stop_at=8, function=_die_with_a_checkpoint_of_every_step)
+    assert [path.name for path in (folder / name / "checkpoints").iterdir()] == ["step-6"]
+    again = run_stage(folder, data, parent=parent, name=name)[0]
+    _assert_same_weights(whole[algorithm], again)
+    assert again.reports == [report for report in whole[algorithm].reports if report[0] > 6]
+
+
+RESUMED = {
+    "kl-and-two-updates": ({"kl_weight": 0.1, "updates_per_rollout": 2, "temperature": 0.8}, {}),
+    "bf16-zero-0": ({}, {"bf16": {"enabled": True}}),
+    "bf16-zero-1": ({}, {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}),
+    "bf16-zero-3": ({}, {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}),
+    "offload": ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}),
+    "accumulation": ({}, {"gradient_accumulation_steps": 2}),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_grpo_resumes_bit_for_bit_however_it_is_set(study, case):
+    """The KL's reference is the policy that the stage began with, not the one that it resumes from."""
+    folder, problems, parent = study
+    options, deepspeed = RESUMED[case]
+    data = stage_data(problems, {**ALGORITHMS["grpo"], **options}, deepspeed=deepspeed)
+    expected = run_stage(folder, data, parent=parent, name=f"whole-{case}")[0]
+    first = run_stage(folder, data, parent=parent, stop_at=6, name=f"resumed-{case}")[0]
+    second = run_stage(folder, data, parent=parent, name=f"resumed-{case}")[0]
+    _assert_same_weights(expected, second)
+    assert first.reports + second.reports == expected.reports
+
+
 @BOTH
 @pytest.mark.parametrize("stage", [0, 3], ids=lambda stage: f"zero-{stage}")
 def test_two_processes_equal_one(study, whole, algorithm, stage):
@@ -155,13 +241,14 @@ def test_two_processes_equal_one(study, whole, algorithm, stage):
     assert gang[0].outcome.metrics["tokens_seen"] == whole[algorithm].outcome.metrics["tokens_seen"]
 
 
-def test_a_resumed_gang_equals_an_uninterrupted_one(study):
+def test_a_resumed_gang_equals_an_uninterrupted_one_and_one_process(study, whole):
     folder, problems, parent = study
     data = stage_data(problems, ALGORITHMS["grpo"], deepspeed={"zero_optimization": {"stage": 2}})
     expected = run_stage(folder, data, parent=parent, world_size=2, name="gang-whole")[0]
     run_stage(folder, data, parent=parent, world_size=2, stop_at=8, name="gang-resumed")
     (folder / "gang-resumed-rendezvous").unlink(missing_ok=True)
     _assert_same_weights(expected, run_stage(folder, data, parent=parent, world_size=2, name="gang-resumed")[0])
+    _assert_close_weights(whole["grpo"], expected)
 
 
 @BOTH
@@ -170,6 +257,16 @@ def test_gradient_accumulation_equals_one_batch(study, whole, algorithm):
     data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"gradient_accumulation_steps": 2})
     accumulated = run_stage(folder, data, parent=parent, name=f"accumulated-{algorithm}")[0]
     _assert_close_weights(whole[algorithm], accumulated)
+
+
+@BOTH
+def test_a_gang_that_accumulates_equals_one_process_with_one_batch(study, whole, algorithm):
+    folder, problems, parent = study
+    settings = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": 1}}
+    data = stage_data(problems, ALGORITHMS[algorithm], deepspeed=settings)
+    gang = run_stage(folder, data, parent=parent, world_size=2, name=f"gang-accumulated-{algorithm}")[0]
+    _assert_close_weights(whole[algorithm], gang)
+    assert gang.series("train/loss") == pytest.approx(whole[algorithm].series("train/loss"), rel=1e-3, abs=1e-5)
 
 
 def test_sft_ends_early_once_dev_accuracy_is_reached(study):

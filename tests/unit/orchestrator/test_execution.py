@@ -1,6 +1,7 @@
 """Locks around a study and a machine."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from rich.console import Console
 
 from orchestrator import execution
 from orchestrator.config import ConfigError
-from orchestrator.events import RecordStudy
+from orchestrator.events import RecordStudy, RecordTrial
 from orchestrator.execution import resume_study
 from orchestrator.home import Home
+from orchestrator.schema import Demand, TrialState
 from orchestrator.store.database import DatabaseStore
-from tests.unit.orchestrator.builders import study
+from tests.unit.orchestrator.builders import GIB, device, study, warm_started
 
 
 @pytest.fixture
@@ -53,3 +55,44 @@ def test_the_machine_is_one_runs_at_a_time(tmp_path: Path, monkeypatch: pytest.M
             FileLock(path).acquire(timeout=0)
     with FileLock(path).acquire(timeout=0):
         pass
+
+
+def test_a_demand_that_no_device_could_hold_is_refused() -> None:
+    demand = Demand(devices=1, share=1.0, memory_bytes=9 * GIB)
+    with pytest.raises(ConfigError, match=r"need 9.0 GiB of a device, the largest has 8.0"):
+        execution._check_memory([demand], [device(0)])
+
+
+@pytest.mark.parametrize(("states", "code"), [(("completed", "pruned"), 0), (("completed", "failed"), 1)])
+def test_a_study_that_is_over_is_not_run_again(
+    tmp_path: Path, states: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    store = DatabaseStore(home.store_url)
+    store.apply([RecordStudy(study=replace(study("study-1"), ended_at=9.0))])
+    for trial, state in zip(warm_started(len(states)), states, strict=True):
+        store.apply([RecordTrial(trial=replace(trial, state=TrialState(state)))])
+    store.close()
+    assert resume_study("study-1", home) == code
+    assert "study-1 is over, nothing is left to do; see: orchestrator report study-1" in capsys.readouterr().out
+
+
+def test_waiting_with_the_lock_does_not_move_the_time_of_the_last_sign_of_life(home: Home) -> None:
+    path = home.lock_path("study-1")
+    path.touch()
+    os.utime(path, (1000.0, 1000.0))
+    with execution._study_lock(home, "study-1"):
+        assert path.stat().st_mtime == 1000.0
+
+
+def test_a_key_that_the_clusters_constructor_does_not_take_is_refused(home: Home) -> None:
+    cluster = {
+        "name": "local",
+        "implementation": "cluster.local:LocalCluster",
+        "devices": 0,
+        "devices_per_trial": 1,
+        "nope": 1,
+    }
+    with pytest.raises(ConfigError, match=r"^cluster.implementation=.*'nope'"):
+        execution._build_cluster(cluster, home)

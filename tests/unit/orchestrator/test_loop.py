@@ -197,6 +197,23 @@ def test_a_resumed_study_keeps_what_was_decided() -> None:
     assert [t for t in store.trials("study-1") if t.trial_id in {c.trial_id for c in completed}] == completed
 
 
+def test_the_tracker_of_a_resumed_study_hears_again_what_was_decided() -> None:
+    store = interrupted_store(after_s=25.0)
+    completed = [t for t in store.trials("study-1") if t.state is TrialState.COMPLETED]
+    rig = resumed(store, ended_at=25.0)
+    assert completed
+    assert all(rig.tracker.runs[t.trial_id].ended_at == t.ended_at for t in completed)
+
+
+def test_a_study_is_not_over_in_the_store_before_it_is_closed() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.run()
+    assert rig.store.study("study-1").ended_at is None
+    rig.loop.close_study("study-1", ended_at=99.0)
+    assert rig.store.study("study-1").ended_at == 99.0
+
+
 def test_the_tracker_hears_of_states_and_series() -> None:
     rig = Rig()
     rig.submit(1)

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.config import ConfigError
 from orchestrator.home import HOME_VARIABLE, Home
 from orchestrator.schema import DeviceKind
-from orchestrator.submission import prepare, resolve
+from orchestrator.submission import check_entrypoint, prepare, resolve
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def jsonl(folder: Path, *lines: str) -> Path:
 
 def test_the_data_of_the_study_is_read_once_and_kept_in_the_cache(home: Home) -> None:
     prepare(["study=rl_vs_sft", "task.size=1500", "task.split.dev=50", "task.split.test=50"], home)
-    assert len(list(home.cache.rglob("*.jsonl"))) == 1
+    assert len(list(home.cache.rglob("*.json"))) == 1
 
 
 def test_every_stage_has_a_demand(home: Home) -> None:
@@ -48,6 +48,34 @@ def test_a_broken_line_of_data_is_refused_with_file_and_line(home: Home, tmp_pat
 def test_a_task_with_too_few_problems_for_its_splits_is_refused(home: Home) -> None:
     with pytest.raises(ConfigError, match="task=addition"):
         prepare(["task.split.test=1000000"], home)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "problem"),
+    [
+        ("nowhere", "names no function"),
+        ("nowhere:run", "no module named 'nowhere'"),
+        ("nowhere.at.all:run", "no module named 'nowhere.at.all'"),
+        ("experiments.stages.sft:nope", "experiments.stages.sft has no 'nope'"),
+    ],
+)
+def test_an_entrypoint_that_names_nothing_is_refused_without_an_import(
+    home: Home, entrypoint: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^algorithm.entrypoint={entrypoint}: {problem}"):
+        prepare([f"algorithm.entrypoint={entrypoint}"], home)
+    with pytest.raises(ConfigError, match=r"^recipe.stages.warmup.algorithm.entrypoint="):
+        prepare([f"recipe.stages.warmup.algorithm.entrypoint={entrypoint}"], home)
+
+
+@pytest.mark.parametrize("name", ["run", "SftConfig", "Assignment"])
+def test_a_name_that_a_module_defines_or_imports_is_an_entrypoint(name: str) -> None:
+    check_entrypoint(f"experiments.stages.sft:{name}", "algorithm.entrypoint")
+
+
+def test_a_loader_that_reads_no_task_is_refused(home: Home) -> None:
+    with pytest.raises(ConfigError, match=r"^task.loader=os:system: can't read the task"):
+        prepare(["task.loader=os:system"], home)
 
 
 def test_a_string_that_names_nothing_is_refused_with_its_field() -> None:

@@ -12,11 +12,6 @@ def test_earlier_requests_go_first() -> None:
     assert fifo(Snapshot(at=3.0, queue=(late, early))) == [early, late]
 
 
-def test_a_higher_priority_goes_first() -> None:
-    low, high = (replace(r, priority=p) for r, p in zip(ask([(1, 1.0, 1)] * 2), (0, 1), strict=True))
-    assert fifo(Snapshot(at=3.0, queue=(low, high))) == [high, low]
-
-
 def test_equal_requests_keep_the_queues_order() -> None:
     queue = tuple(ask([(1, 1.0, 1)] * 3))
     assert fifo(Snapshot(at=3.0, queue=queue)) == list(queue)

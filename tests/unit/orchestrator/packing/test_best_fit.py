@@ -1,6 +1,7 @@
 """best_fit: the fullest device that still fits."""
 
 from orchestrator.packing import best_fit
+from tests.unit.orchestrator.builders import GIB
 from tests.unit.orchestrator.packing.test_every_policy import ask, build
 
 
@@ -31,3 +32,18 @@ def test_a_gang_takes_the_node_where_least_is_left_over() -> None:
 
 def test_ties_go_to_the_first_device() -> None:
     assert placed([("a", 1, 8), ("a", 1, 8)], [(1, 0.5, 1)]) == [(0,)]
+
+
+def test_a_share_of_a_device_is_that_share_of_its_memory() -> None:
+    (placement,) = best_fit(build([("a", 0, 8)]), ask([(1, 0.5, 1)]))
+    assert placement.memory_bytes == 4 * GIB
+
+
+def test_what_is_asked_for_beyond_the_share_is_granted() -> None:
+    (placement,) = best_fit(build([("a", 0, 8)]), ask([(1, 0.25, 6)]))
+    assert placement.memory_bytes == 6 * GIB
+
+
+def test_what_is_left_bounds_the_grant() -> None:
+    (placement,) = best_fit(build([("a", 1, 2)]), ask([(1, 0.5, 1)]))
+    assert placement.memory_bytes == 2 * GIB
