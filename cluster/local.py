@@ -45,13 +45,18 @@ class LocalCluster:
         self._current = ""
         self._stops: set[str] = set()
 
-    def start(self) -> None:
-        """See `ports.Cluster`. Raises ClusterUnavailable."""
+    def check(self) -> None:
+        """See `ports.Cluster`."""
         if self._devices_per_trial != 1:
             raise ClusterUnavailable(
                 f"cluster.devices_per_trial={self._devices_per_trial}: cluster=local runs one process per bundle; "
                 "choose 1, or another cluster"
             )
+        take_inventory().devices(NODE_ID, self._devices)
+
+    def start(self) -> None:
+        """See `ports.Cluster`. Raises ClusterUnavailable."""
+        self.check()
         inventory = take_inventory()
         devices = inventory.devices(NODE_ID, self._devices)
         self._cores = inventory.cores

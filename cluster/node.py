@@ -43,6 +43,10 @@ class NodeCluster:
         self._start_timeout_s = start_timeout_s
         self._agent: NodeAgent | None = None
 
+    def check(self) -> None:
+        """See `ports.Cluster`."""
+        require_gang(self._devices_per_trial, len(take_inventory().devices(NODE_ID, self._devices)))
+
     def start(self) -> None:
         """Returns once bundles can be launched at once. Raises ClusterUnavailable."""
         inventory = take_inventory()

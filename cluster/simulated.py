@@ -92,6 +92,9 @@ class SimulatedCluster:
         """See `ports.Clock`."""
         return self._now
 
+    def check(self) -> None:
+        """See `ports.Cluster`: whatever it was given is there."""
+
     def start(self) -> None:
         """See `ports.Cluster`: every node joins at once."""
         for node_id in dict.fromkeys(device.node_id for device in self._devices):

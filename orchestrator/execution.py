@@ -105,9 +105,10 @@ def _execute(config: Mapping[str, Any], home: Home, clock: Clock, queue: Queue, 
     with contextlib.ExitStack() as stack:
         store = usable_store(home)
         stack.callback(store.close)
+        cluster = _build_cluster(config["cluster"], home)
+        cluster.check()
         if not config["cluster"].get("address"):
             stack.enter_context(_machine_lock(console))
-        cluster = _build_cluster(config["cluster"], home)
         stack.callback(cluster.close)
         console.print(f"starting the cluster ({config['cluster']['name']}), with the training code preloaded ...")
         cluster.start()

@@ -19,6 +19,9 @@ class TrackingUnavailable(Exception):
 class Cluster(Protocol):
     """Where bundles run. Calls return quickly; what happens comes back through `poll`."""
 
+    def check(self) -> None:
+        """Raises ClusterUnavailable, within seconds, if the devices asked for can't be had. Takes none."""
+
     def start(self) -> None:
         """Take hold of the devices; `NodeJoined` follows through `poll`. Raises ClusterUnavailable."""
 

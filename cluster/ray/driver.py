@@ -102,6 +102,13 @@ class RayCluster:
         self._joined = False
         self._closing = False
 
+    def check(self) -> None:
+        """See `ports.Cluster`. Of a cluster at an address it is only asked whether anybody answers."""
+        if self._address:
+            self._check_address()
+        else:
+            require_gang(self._devices_per_trial, len(take_inventory().devices("", self._devices)))
+
     def start(self) -> None:
         """Returns once bundles can be launched at once. Raises ClusterUnavailable; then nothing is left running."""
         try:
@@ -197,14 +204,11 @@ class RayCluster:
 
     def _join(self) -> None:
         if not ray.is_initialized():
+            self._check_address()
             try:
-                _check_reachable(self._address)
                 ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError, RuntimeError) as error:
-                raise ClusterUnavailable(
-                    f"cluster.address={self._address!r}: no Ray cluster answers there ({error}); start one with "
-                    "`ray start --head`, or leave the address empty for one on this machine"
-                ) from error
+                raise _no_answer(self._address, error) from error
             self._joined = True
         alive = [node for node in ray.nodes() if node["Alive"]]
         kind = DeviceKind.CUDA if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else DeviceKind.CPU
@@ -221,6 +225,12 @@ class RayCluster:
                 left -= min(count, left)
         require_gang(self._devices_per_trial, max(count for _, count in chosen.values()))
         self._take(chosen, kind, "")
+
+    def _check_address(self) -> None:
+        try:
+            _check_reachable(self._address)
+        except OSError as error:
+            raise _no_answer(self._address, error) from error
 
     def _take(self, chosen: dict[str, tuple[dict[str, Any], int]], kind: DeviceKind, forkserver_address: str) -> None:
         """Reserve and start an agent on every chosen node, all at the same time, then wait for all of them."""
@@ -314,6 +324,13 @@ class RayCluster:
         at = time.time()
         lost: list[Event] = [WorkerLost(at=at, bundle_id=b, reason=f"node lost: {reason}") for b in bundles]
         self._batches.put([*lost, NodeLost(at=at, node_id=node.node_id, reason=reason)])
+
+
+def _no_answer(address: str, error: Exception) -> ClusterUnavailable:
+    return ClusterUnavailable(
+        f"cluster.address={address!r}: no Ray cluster answers there ({error}); start one with `ray start --head`, or "
+        "leave the address empty for one on this machine"
+    )
 
 
 def _check_reachable(address: str) -> None:

@@ -23,7 +23,11 @@ class DatabaseStore:
         self._engine = create_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
-        migrate(self._engine)
+        try:
+            migrate(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def apply(self, records: Sequence[Record]) -> None:
         if not records:

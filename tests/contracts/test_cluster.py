@@ -137,6 +137,10 @@ class ClusterContract:
         data[7] ^= 1
         path.write_bytes(data)
 
+    def test_what_can_be_had_passes_the_check_and_is_still_there(self, rig):
+        rig.cluster.check()
+        rig.to_the_end(rig.launch("succeed"))
+
     def test_start_joins_a_node_with_its_devices(self, rig):
         assert isinstance(rig.nodes[0], NodeJoined)
         assert len({device.index for device in rig.devices}) == len(rig.devices) > 0
@@ -290,7 +294,7 @@ class ProcessContract(ClusterContract):
 
     def test_more_devices_than_exist(self, tmp_path):
         with pytest.raises(ClusterUnavailable, match=r"cluster\.devices=4096: there are \d+ .* choose 1 to \d+, or 0"):
-            self.make(tmp_path, devices=4096).start()
+            self.make(tmp_path, devices=4096).check()
 
 
 class TestLocalCluster(ClusterContract):
