@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from experiments.batches import Prompts, encode_prompts
@@ -87,11 +88,12 @@ def test_groups_that_ended_leave_without_disturbing_the_others():
         assert torch.equal(single.tokens, together.tokens[rows])
 
 
-def test_samples_follow_the_models_distribution():
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_samples_follow_the_models_distribution(temperature):
     decoder, prompts = small_decoder(), _prompts(["1+1="])
     noise = sampling_noise(500, 1, torch.Generator().manual_seed(0))
-    rollout = generate(decoder, prompts, TOKENIZER, 1, group_size=500, noise=noise)
+    rollout = generate(decoder, prompts, TOKENIZER, 1, group_size=500, temperature=temperature, noise=noise)
     logits = decoder(prompts.tokens, torch.arange(prompts.tokens.shape[1]), logits_from=prompts.tokens.shape[1] - 1)
-    expected = logits[0, 0].softmax(dim=-1)
+    expected = (logits[0, 0] / temperature).softmax(dim=-1)
     observed = torch.bincount(rollout.tokens[:, 0], minlength=VOCAB) / 500
     assert (observed - expected).abs().max() < 0.07

@@ -1,12 +1,17 @@
 """Stages end to end: what they report, resume, stop, and how a gang compares with one process."""
 
+import json
 import time
 
 import pytest
 import torch
 
+from experiments.batches import encode_prompts
 from experiments.models.decoder import load_decoder
+from experiments.rollout import generate
+from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema import DeviceKind
+from orchestrator.schema.training import stage_config
 from tests.unit.experiments.children import run_in_child
 from tests.unit.experiments.stage_runs import (
     ALGORITHMS,
@@ -68,6 +73,27 @@ def test_an_outcome_says_what_it_cost(whole, algorithm):
     assert outcome.finished
     assert outcome.busy_s > 0
     assert 2**20 < outcome.peak_memory_bytes < SHARED_BYTES
+
+
+def _greedy_accuracy(decoder, problems):
+    tokenizer, right = CharTokenizer(), 0
+    for problem in problems:
+        tokens = generate(decoder, encode_prompts([problem.prompt], tokenizer, decoder.device), tokenizer, 3).tokens
+        right += tokenizer.decode(tokens[0].tolist()) == problem.answer
+    return right / len(problems)
+
+
+def test_accuracy_is_that_of_the_test_split(tmp_path):
+    """One answer is right for two problems of three, and a model learns soon to give no other."""
+    problems = tmp_path / "problems.jsonl"
+    lines = [json.dumps({"prompt": f"{n}=", "answer": "0" if n % 3 == 0 else "1"}) for n in range(140)]
+    problems.write_text("\n".join(lines))
+    data = stage_data(problems, {"name": "sft", "max_steps": 30, "batch_size": 16}, lr=1e-2)
+    metrics = run_stage(tmp_path, data)[0].outcome.metrics
+    task = load_task(stage_config(data).task, tmp_path / "cache")
+    decoder = load_decoder(tmp_path / "run" / "output")
+    assert metrics["accuracy"] == _greedy_accuracy(decoder, task.test)
+    assert metrics["accuracy"] != _greedy_accuracy(decoder, task.dev) == metrics["dev_accuracy"]
 
 
 SLOW_START_S = 2.0
