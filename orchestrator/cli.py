@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog="Start with:\n\n\b\n  orchestrator run study=rl_vs_sft\n  orchestrator report\n  orchestrator run --help",
 )
 
 _RUN_EXAMPLES = """

@@ -28,10 +28,10 @@ from orchestrator.report.document import build_report
 from orchestrator.report.files import write_report_files
 from orchestrator.report.live import LiveView
 from orchestrator.report.progress import progress_of
-from orchestrator.report.stored import find_study, open_store, usable_store
 from orchestrator.report.table import print_tables
 from orchestrator.schema import Demand, Device, DeviceKind, Study, TrialState
 from orchestrator.stopping import STOPPINGS
+from orchestrator.store.opening import find_study, open_store, usable_store
 from orchestrator.submission import Submission, resolve
 from orchestrator.throughput import throughput
 from orchestrator.tracking import build_tracker

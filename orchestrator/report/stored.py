@@ -7,49 +7,11 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.config import ConfigError
-from orchestrator.home import HOME_VARIABLE, Home
+from orchestrator.home import Home
 from orchestrator.report.document import build_report
 from orchestrator.report.table import print_tables
-from orchestrator.schema import Study
-from orchestrator.store.database import DatabaseStore
-from orchestrator.store.migrate import NewerStore
-
-
-def find_study(store: DatabaseStore, study_id: str | None) -> Study:
-    """The study of that id, or with None the last one submitted. Raises ConfigError naming those there are."""
-    studies = store.studies()
-    if not studies:
-        raise ConfigError("study", study_id or "(last)", "there is none yet; start one with `orchestrator run`")
-    if study_id is None:
-        return studies[-1]
-    for study in studies:
-        if study.study_id == study_id:
-            return study
-    known = ", ".join(study.study_id for study in studies[-5:])
-    raise ConfigError("study", study_id, f"no such study; the last ones are: {known}")
-
-
-def open_store(home: Home) -> DatabaseStore:
-    """The home's store. Raises ConfigError where nothing was ever run."""
-    if not home.has_store:
-        raise ConfigError("ORCHESTRATOR_HOME", home.root, "no study was run here; start one with `orchestrator run`")
-    return usable_store(home)
-
-
-def usable_store(home: Home) -> DatabaseStore:
-    """The home's store, made if missing. Raises ConfigError if it can't be opened as one."""
-    try:
-        return DatabaseStore(home.store_url)
-    except (SQLAlchemyError, OSError, NewerStore) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        remedy = f"can't be used as the store ({reason}); move it away, or set {HOME_VARIABLE} to another folder"
-        # An address may hold a password.
-        where = make_url(home.store_url).render_as_string()
-        raise ConfigError("store", where, remedy) from error
+from orchestrator.store.opening import find_study, open_store
 
 
 def print_report(study_id: str | None, home: Home, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Listing and opening what the store holds."""
+"""Listing what the store holds."""
 
 import os
 from dataclasses import replace
@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from orchestrator.config import ConfigError
 from orchestrator.events import RecordStudy, RecordTrial
 from orchestrator.home import Home
-from orchestrator.report.stored import open_store, print_studies
+from orchestrator.report.stored import print_studies
 from orchestrator.schema import TrialState
 from orchestrator.store.database import DatabaseStore
 from tests.unit.orchestrator.builders import study, warm_started
@@ -54,10 +53,3 @@ def test_a_study_that_a_process_runs_is_told_from_one_that_was_interrupted(
     os.utime(path, (1000.0, 1000.0))
     assert listed(home, capsys).rstrip().endswith("interrupted")
     assert path.stat().st_mtime == 1000.0
-
-
-def test_a_store_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    home.store_path.write_text("hello")
-    with pytest.raises(ConfigError, match=r"^store=sqlite:.*store.db: can't be used as the store .*not a database"):
-        open_store(home)
