@@ -138,7 +138,10 @@ class PrecisionConfig:
 
 @dataclass
 class DeepSpeedConfig:
-    """DeepSpeed's own configuration under its own names; `extra` is merged in as it stands."""
+    """DeepSpeed's own configuration under its own names; `extra` is merged in as it stands.
+
+    On the command line a key of `extra` is a new one to Hydra: `+deepspeed.extra.prescale_gradients=true`.
+    """
 
     zero_optimization: ZeroConfig = field(default_factory=ZeroConfig)
     bf16: PrecisionConfig = field(default_factory=PrecisionConfig)

@@ -160,7 +160,9 @@ def test_close_leaves_no_process_no_output_and_no_temporary_folder(config):
 
 
 def test_closing_an_agent_that_never_started(config):
+    before = children()
     NodeAgent(config).close()
+    assert children() == before
 
 
 DRIVER = """

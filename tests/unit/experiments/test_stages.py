@@ -307,13 +307,16 @@ def _two_stages(folder, problems, parent):
     from tests.unit.experiments import stage_runs
 
     stage_runs.run_gang = lambda function, calls: [function(*args) for args in calls]
-    for name, algorithm in ALGORITHMS.items():
-        stage_runs.run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"same-process-{name}")
+    return [
+        stage_runs.run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"same-process-{name}")[0]
+        for name, algorithm in ALGORITHMS.items()
+    ]
 
 
 def test_one_process_can_run_several_stages(study):
     folder, problems, parent = study
-    run_in_child(_two_stages, folder, problems, parent)
+    results = run_in_child(_two_stages, folder, problems, parent)
+    assert [result.outcome.finished for result in results] == [True] * len(ALGORITHMS)
 
 
 def test_a_gang_of_more_processes_than_items_is_refused(study):
