@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster.agent_config import AgentConfig
 from cluster.assignments import Seat, seats
 from cluster.bundle import Bundle, RankProcess
-from cluster.forkserver_client import ForkserverConnection, ForkserverProcess
+from cluster.forkserver_client import ForkserverConnection, ForkserverProcess, end_group
 from cluster.memory import MemoryWatch
 from cluster.outputs import Artifacts
 from cluster.wire import assignment_to_wire
@@ -29,9 +29,7 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
-    NodeJoined,
     NodeLost,
-    StageCompleted,
     StageRaised,
     WorkerLost,
 )
@@ -112,7 +110,8 @@ class NodeAgent:
         self._submit(partial(self._stop, bundle_id, reason))
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """The events since the last call; waits for the first at most `timeout_s`."""
+        """The events since the last call; waits for the first at most `timeout_s`. `NodeLost` is the last one of a
+        node: afterwards each launch is lost."""
         try:
             events = [self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()]
         except queue.Empty:
@@ -218,7 +217,7 @@ class NodeAgent:
             self._process.forget_address()
         if not self._settled.is_set():
             self._settled.set()
-            self._events.put(NodeJoined(at=time.time(), node_id=self._config.node_id, devices=self._config.devices))
+            self._events.put(self._config.joined(time.time()))
         waiting, self._waiting = self._waiting, []
         for running in waiting:
             self._spawn(running)
@@ -229,9 +228,11 @@ class NodeAgent:
         self._selector.unregister(self._server)
         self._server.close()
         self._server = None
-        for process in list(self._lines):
-            # The kernel kills the children with their parent; the end of their streams says that it has happened.
-            self._lines[process].connection.expect_end()
+        for process, line in list(self._lines.items()):
+            # The kernel kills the children with their parent, but not what they have started, which is in their groups.
+            # The end of their streams says that it has happened.
+            end_group(line.running.bundle.ranks[line.rank].pid)
+            line.connection.expect_end()
             self._process_exited(process, status=None, killed=False)
         if self._process is not None:
             self._process.kill()
@@ -247,8 +248,7 @@ class NodeAgent:
             self._events.put(_lost(running.launch, f"node lost: {reason}"))
             self._artifacts.discard(running.launch.bundle_id)
         self._running, self._waiting = {}, []
-        if self._settled.is_set():
-            self._events.put(NodeLost(at=time.time(), node_id=self._config.node_id, reason=reason))
+        self._events.put(NodeLost(at=time.time(), node_id=self._config.node_id, reason=self._failure))
         self._settled.set()
 
     # bundles
@@ -337,8 +337,6 @@ class NodeAgent:
         launch = running.launch
         self._running.pop(launch.bundle_id)
         self._artifacts.discard(launch.bundle_id)
-        if isinstance(event, StageCompleted):
-            self._artifacts.forget_checkpoint(launch.study_id, launch.stage.key)
         self._events.put(event)
 
     def _kill_rest(self, running: _Running) -> None:

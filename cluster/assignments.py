@@ -53,6 +53,7 @@ def _seat(
         rank=rank,
         world_size=len(launch.devices),
         rendezvous=str(artifacts.rendezvous(launch.bundle_id)) if gang else "",
+        warm_dir=str(artifacts.kept(stage.warm_from)) if stage.warm_from else "",
     )
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["CUDA_VISIBLE_DEVICES"] = str(device.index) if device.kind is DeviceKind.CUDA else ""

@@ -15,6 +15,7 @@ from orchestrator.events import (
     StageCompleted,
     StageRaised,
     StageReported,
+    StageSaved,
     WorkerLost,
 )
 
@@ -59,7 +60,7 @@ class Bundle:
     kill_reason: str = ""
     _started_at: float | None = None
     _last_at: float = 0.0
-    _held_reports: list[wire.Message] = field(default_factory=list)
+    _held: list[wire.Message] = field(default_factory=list)
 
     def spawned(self, rank: int, pid: int) -> None:
         """The forkserver made the process."""
@@ -68,14 +69,14 @@ class Bundle:
     def message(self, rank: int, message: wire.Message) -> list[BundleEvent]:
         """What a process said."""
         process = self.ranks[rank]
-        if message["kind"] == "reports":
-            self._held_reports += message["reports"]
-            return self._release_reports()
+        if message["kind"] in ("reports", "saved"):
+            self._held.append(message)
+            return self._release()
         if message["kind"] == "started":
             process.started = True
             if all(p.started for p in self.ranks):
                 self._started_at = self._stamp(message["at"])
-                return [BundleStarted(at=self._started_at, bundle_id=self.bundle_id), *self._release_reports()]
+                return [BundleStarted(at=self._started_at, bundle_id=self.bundle_id), *self._release()]
             return []
         process.answer = message
         return []
@@ -128,10 +129,16 @@ class Bundle:
         answer = self.ranks[0].answer
         return 0.0 if answer is None else wire.outcome_from_wire(answer["outcome"]).busy_s
 
-    def _release_reports(self) -> list[BundleEvent]:
+    def _release(self) -> list[BundleEvent]:
+        """What was said, once the bundle has started: nothing of a bundle comes before that."""
         if self._started_at is None:
             return []
-        reports, self._held_reports = self._held_reports, []
+        held, self._held = self._held, []
+        return [event for message in held for event in self._events_of(message)]
+
+    def _events_of(self, message: wire.Message) -> list[BundleEvent]:
+        if message["kind"] == "saved":
+            return [StageSaved(at=self._stamp(message["at"]), bundle_id=self.bundle_id, step=message["step"])]
         return [
             StageReported(
                 at=self._stamp(report["at"]),
@@ -140,7 +147,7 @@ class Bundle:
                 metrics=report["metrics"],
                 progress=report["progress"],
             )
-            for report in reports
+            for report in message["reports"]
         ]
 
     def _stamp(self, at: float) -> float:

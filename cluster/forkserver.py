@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster import wire, worker
+from cluster.log import bound_output, redirect_output
 from cluster.outputs import Artifacts
 from orchestrator.schema import DeviceKind
 
@@ -127,8 +128,9 @@ class Forkserver:
             self._selector.close()
             for source in (self._control, self._wakeup, self._wakeup_write):
                 source.close()
-            _redirect_output(request["log"])
+            redirect_output(request["log"])
             _take_place(request["cores"], request["environment"])
+            bound_output()
             status = worker.run(
                 socket.socket(fileno=descriptor),
                 wire.assignment_from_wire(request["assignment"]),
@@ -189,18 +191,6 @@ def _die_with_parent(parent: int) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
-
-
-def _redirect_output(log: str) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(null)
-    os.close(output)
 
 
 def _take_place(cores: list[int], environment: dict[str, str]) -> None:

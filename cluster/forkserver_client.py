@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import wire
+from cluster.environment import without_secrets
 from cluster.forkserver import server_environment
 from orchestrator.schema import DeviceKind
 
@@ -53,7 +55,7 @@ class ForkserverProcess:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **server_environment(spec.device_kind)},
+                env={**without_secrets(os.environ), **server_environment(spec.device_kind)},
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
@@ -76,6 +78,16 @@ class ForkserverProcess:
             self._process.wait(grace_s)
         self._process.kill()
         self._process.wait()
+
+
+def end_group(pid: int | None) -> None:
+    """Kill what a dead server's child (None: there was none yet) left in its process group; none left is fine.
+
+    While anything is left in a group, nothing else gets its number.
+    """
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 class ForkserverConnection:

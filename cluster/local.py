@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cluster.agent_config import AgentConfig
 from cluster.assignments import seats
 from cluster.inventory import take_inventory
 from cluster.outputs import Artifacts
@@ -18,10 +19,10 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
-    NodeJoined,
     StageCompleted,
     StageRaised,
     StageReported,
+    StageSaved,
 )
 from orchestrator.ports import ClusterUnavailable
 from orchestrator.schema import Assignment, Outcome
@@ -36,6 +37,7 @@ class LocalCluster:
         """`devices`: how many the node claims to have (0: all there are); bundles run one at a time all the same.
         `devices_per_trial`: 1, since there is one process. `home` is not written to: what a stage prints goes to the
         terminal."""
+        self._home = home.absolute()
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
         self._devices_per_trial = devices_per_trial
@@ -58,9 +60,9 @@ class LocalCluster:
         """See `ports.Cluster`. Raises ClusterUnavailable."""
         self.check()
         inventory = take_inventory()
-        devices = inventory.devices(NODE_ID, self._devices)
         self._cores = inventory.cores
-        self._events.append(NodeJoined(at=time.time(), node_id=NODE_ID, devices=devices))
+        config = AgentConfig.of_node(NODE_ID, inventory, self._devices, home=self._home, artifacts=self._artifacts.root)
+        self._events.append(config.joined(time.time()))
 
     def launch(self, launch: Launch) -> None:
         """See `ports.Cluster`; the bundle starts at a later `poll`."""
@@ -84,9 +86,14 @@ class LocalCluster:
         """See `ports.Cluster`."""
         return self._artifacts.available(stage_keys)
 
+    def keep_checkpoint(self, study_id: str, stage_key: str) -> tuple[str, int] | None:
+        """See `ports.Cluster`."""
+        return self._artifacts.keep(study_id, stage_key)
+
     def close(self) -> None:
         """See `ports.Cluster`."""
         self._launches.clear()
+        self._events.clear()
 
     def _run(self, launch: Launch) -> None:
         self._current = launch.bundle_id
@@ -116,7 +123,6 @@ class LocalCluster:
                 raise ValueError("the stage returned finished=False although nobody asked it to stop")
             return BundleStopped(at=time.time(), bundle_id=bundle_id, busy_s=outcome.busy_s)
         outcome = self._artifacts.commit(bundle_id, key, outcome)
-        self._artifacts.forget_checkpoint(launch.study_id, key)
         return StageCompleted(at=time.time(), bundle_id=bundle_id, outcome=outcome)
 
     def _call(self, assignment: Assignment) -> Outcome:
@@ -142,6 +148,9 @@ class _LocalChannel:
                 at=time.time(), bundle_id=self._bundle_id, step=int(step), metrics=values, progress=float(progress)
             )
         )
+
+    def saved(self, step: int) -> None:
+        self._events.append(StageSaved(at=time.time(), bundle_id=self._bundle_id, step=int(step)))
 
     def stop_requested(self) -> bool:
         return self._bundle_id in self._stops

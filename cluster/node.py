@@ -11,7 +11,7 @@ from cluster.agent import NodeAgent
 from cluster.agent_config import AgentConfig
 from cluster.inventory import require_gang, take_inventory
 from cluster.outputs import Artifacts
-from orchestrator.events import Event, Launch
+from orchestrator.events import Event, Launch, NodeLost
 from orchestrator.ports import ClusterUnavailable
 
 NODE_ID = "local"
@@ -31,8 +31,11 @@ class NodeCluster:
         python_path: Sequence[str] = (),
         stop_grace_s: float = 30.0,
         start_timeout_s: float = 120.0,
+        owner: str = "",
+        term: int = 0,
     ) -> None:
-        """Arguments as `cluster.ray.RayCluster` has them."""
+        """Arguments as `cluster.ray.RayCluster` has them. Of an earlier leader's processes none outlives it, so that
+        `owner` and `term` say nothing here."""
         self._home = home.absolute()
         self._artifacts = Artifacts(artifacts.absolute())
         self._devices = devices
@@ -42,6 +45,7 @@ class NodeCluster:
         self._stop_grace_s = stop_grace_s
         self._start_timeout_s = start_timeout_s
         self._agent: NodeAgent | None = None
+        self._unavailable = ""
 
     def check(self) -> None:
         """See `ports.Cluster`."""
@@ -49,19 +53,19 @@ class NodeCluster:
 
     def start(self) -> None:
         """Returns once bundles can be launched at once. Raises ClusterUnavailable."""
+        self._unavailable = ""
         inventory = take_inventory()
-        devices = inventory.devices(NODE_ID, self._devices)
-        require_gang(self._devices_per_trial, len(devices))
-        config = AgentConfig(
-            node_id=NODE_ID,
-            devices=devices,
-            cores=inventory.cores,
+        config = AgentConfig.of_node(
+            NODE_ID,
+            inventory,
+            self._devices,
+            home=self._home,
             artifacts=self._artifacts.root,
-            logs=self._home / "logs",
             preload=self._preload,
             python_path=self._python_path,
             stop_grace_s=self._stop_grace_s,
         )
+        require_gang(self._devices_per_trial, len(config.devices))
         self._agent = NodeAgent(config)
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
@@ -78,12 +82,22 @@ class NodeCluster:
         self._live_agent().stop(bundle_id, reason)
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """See `ports.Cluster`. Raises ClusterUnavailable before `start` and after `close`."""
-        return self._live_agent().poll(timeout_s)
+        """See `ports.Cluster`. Raises ClusterUnavailable before `start` and after `close` too."""
+        events = self._live_agent().poll(timeout_s)
+        if not events and self._unavailable:
+            raise ClusterUnavailable(self._unavailable)
+        for event in events:
+            if isinstance(event, NodeLost):
+                self._unavailable = f"node {event.node_id} can run nothing any more: {event.reason}"
+        return events
 
     def available_outputs(self, stage_keys: Sequence[str]) -> set[str]:
         """See `ports.Cluster`."""
         return self._artifacts.available(stage_keys)
+
+    def keep_checkpoint(self, study_id: str, stage_key: str) -> tuple[str, int] | None:
+        """See `ports.Cluster`."""
+        return self._artifacts.keep(study_id, stage_key)
 
     def close(self) -> None:
         """See `ports.Cluster`."""

@@ -2,7 +2,9 @@
 
     <artifacts>/stages/<stage_key>/       a committed output: the stage's files, outcome.json, manifest.json
     <artifacts>/incoming/<bundle_id>/     an output that is being written; becomes the former by one rename
-    <artifacts>/checkpoints/<study_id>/<stage_key>/  survives between attempts of a stage, removed once it is committed
+    <artifacts>/checkpoints/<study_id>/<stage_key>/  survives between attempts of a stage and beyond its end; the stage
+                                          writes folders `step-N` there, whole or not at all, and removes older ones
+    <artifacts>/kept/<name>/              one such folder, kept for warm stages to start from
     <artifacts>/cache/                    what any stage may share
 
 A committed output is complete or absent: its files and its manifest reach the disk before the rename does. It
@@ -10,11 +12,11 @@ A committed output is complete or absent: its files and its manifest reach the d
 outputs, so of two runs of one stage the first to commit wins. Nodes of one cluster share the artifacts folder.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +26,9 @@ from orchestrator.schema import Outcome
 
 MANIFEST = "manifest.json"
 OUTCOME = "outcome.json"
+STEP = "step-"
 _CHUNK_BYTES = 1 << 20
+_STUDY_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ class Artifacts:
         """
         return self.root / "checkpoints" / _plain(study_id) / _plain(stage_key)
 
+    def kept(self, name: str) -> Path:
+        """Where a kept checkpoint lies. Raises ValueError for a name that is no plain file name."""
+        return self.root / "kept" / _plain(name)
+
     def cache(self) -> Path:
         """What any stage may share."""
         return self.root / "cache"
@@ -68,12 +76,41 @@ class Artifacts:
         shutil.rmtree(self.incoming(bundle_id), ignore_errors=True)
         self.rendezvous(bundle_id).unlink(missing_ok=True)
 
-    def forget_checkpoint(self, study_id: str, stage_key: str) -> None:
-        """Remove the checkpoints of a stage whose output is committed; none there is fine."""
+    def keep(self, study_id: str, stage_key: str) -> tuple[str, int] | None:
+        """Keep the newest checkpoint of a stage, on disk when the call returns: its name under `kept` and its step.
+
+        None if the stage has no checkpoint. The same checkpoint has the same name. Files are shared with the stage's
+        own folder by hard links, or copied where the file system has none. Raises OSError.
+        """
         folder = self.checkpoint(study_id, stage_key)
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other stages of the study still have theirs
-            folder.parent.rmdir()
+        while (step := _newest_step(folder)) is not None:
+            study = hashlib.sha256(study_id.encode()).hexdigest()[:_STUDY_DIGITS]
+            target = self.kept(f"{stage_key}-{step}-{study}")
+            if target.exists() or self._link(folder, step, target):
+                return target.name, step
+        return None
+
+    def _link(self, folder: Path, step: int, target: Path) -> bool:
+        """Whether checkpoint `step` of `folder` is at `target` now. False if the stage wrote a newer one meanwhile: it
+        may have begun to remove this one, which it does in no other case."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+        try:
+            shutil.copytree(folder / f"{STEP}{step}", unfinished, copy_function=_link_or_copy, dirs_exist_ok=True)
+            whole = _newest_step(folder) == step
+            if whole:
+                _fsync_tree(unfinished)
+                unfinished.rename(target)
+                _fsync(target.parent)
+            return whole
+        except OSError:
+            if target.exists():  # somebody else kept it at the same moment
+                return True
+            if _newest_step(folder) == step:
+                raise
+            return False
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def commit(self, bundle_id: str, stage_key: str, outcome: Outcome) -> Outcome:
         """Make the incoming output of `bundle_id` the output of `stage_key`, on disk before it is visible.
@@ -84,7 +121,7 @@ class Artifacts:
         source, target = self.incoming(bundle_id), self.stage(stage_key)
         _write_json(source / OUTCOME, asdict(outcome))
         _write_json(source / MANIFEST, {"stage_key": stage_key, "files": _describe(source)})
-        _fsync(source)
+        _fsync_tree(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         while True:
             committed = self.verified(stage_key)
@@ -128,16 +165,28 @@ def _plain(name: str) -> str:
     return name
 
 
+def _newest_step(folder: Path) -> int | None:
+    return max((int(path.name.removeprefix(STEP)) for path in folder.glob(f"{STEP}*")), default=None)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Fingerprints by relative path of every file under `folder`, each flushed to disk on the way."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    """Fingerprints by relative path of every file under `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
         _fsync(path)
-        files[path.relative_to(folder).as_posix()] = _fingerprint(path)
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            _fsync(path)
-    return files
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -151,7 +200,6 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1, sort_keys=True, default=float))
-    _fsync(path)
 
 
 def _fsync(path: Path) -> None:

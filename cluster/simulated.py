@@ -19,6 +19,7 @@ from orchestrator.events import (
     StageCompleted,
     StageRaised,
     StageReported,
+    StageSaved,
     WorkerLost,
 )
 from orchestrator.schema import Device, Outcome
@@ -29,13 +30,15 @@ class Script:
     """What one launch will do.
 
     `duration_s` is for the whole stage, first step to last; an attempt that resumes takes its remaining part. `reports`
-    are series values by step (0 to `Stage.budget_steps`). `outcome` is the answer of a completed run; its `busy_s` is
-    replaced by the time the attempt ran. With `raises` (an error) or `loses` (a reason) the run ends so instead, once
-    it has come to the fraction `ends_at` of the stage.
+    are series values by step (0 to `Stage.budget_steps`). `saves` are the steps at which a checkpoint is written, from
+    which the next attempt goes on. `outcome` is the answer of a completed run; its `busy_s` is replaced by the time the
+    attempt ran. With `raises` (an error) or `loses` (a reason) the run ends so instead, once it has come to the
+    fraction `ends_at` of the stage.
     """
 
     duration_s: float
     reports: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    saves: Sequence[int] = ()
     outcome: Outcome = field(default_factory=Outcome)
     raises: str = ""
     loses: str = ""
@@ -84,7 +87,7 @@ class SimulatedCluster:
         self._agenda: list[_Happening] = []
         self._runs: dict[str, _Run] = {}
         self._stopping: set[str] = set()
-        self._checkpoints: dict[str, int] = {}
+        self._checkpoints: dict[tuple[str, str], int] = {}
         self._outputs: set[str] = set()
         self._nodes: set[str] = set()
 
@@ -106,7 +109,10 @@ class SimulatedCluster:
 
         def join() -> list[Event]:
             self._nodes.add(node_id)
-            return [NodeJoined(at=self._now, node_id=node_id, devices=devices)]
+            cpus, memory_bytes = float(len(devices)), sum(device.memory_bytes for device in devices)
+            return [
+                NodeJoined(at=self._now, node_id=node_id, devices=devices, cpus=cpus, host_memory_bytes=memory_bytes)
+            ]
 
         self._at(at, "", join)
 
@@ -124,7 +130,7 @@ class SimulatedCluster:
     def launch(self, launch: Launch) -> None:
         """See `ports.Cluster`."""
         bundle_id, node_id, steps = launch.bundle_id, launch.devices[0].node_id, launch.stage.budget_steps
-        first_step = self._checkpoints.get(launch.stage.key, 0)
+        first_step = self._checkpoints.get(_checkpoint_of(launch), launch.stage.warm_step)
         run = _Run(launch, self._script(launch), first_step, self._now + self._startup_s)
         self._runs[bundle_id] = run
         if node_id not in self._nodes:
@@ -133,9 +139,11 @@ class SimulatedCluster:
             return
         self._at(run.started_at, bundle_id, lambda: [BundleStarted(at=self._now, bundle_id=bundle_id)])
         last_step = run.script.ends_at * steps if run.script.raises or run.script.loses else steps
-        for step in sorted(run.script.reports):
-            if first_step <= step <= last_step:
+        for step in sorted({*run.script.reports, *run.script.saves}):
+            if step in run.script.reports and first_step <= step <= last_step:
                 self._at(run.time_of(step), bundle_id, self._reporting(run, step))
+            if step in run.script.saves and first_step < step <= last_step:
+                self._at(run.time_of(step), bundle_id, self._saving(run, step))
         self._at(max(run.started_at, run.time_of(last_step)), bundle_id, lambda: [self._finish(run)])
 
     def stop(self, bundle_id: str, reason: str) -> None:
@@ -151,7 +159,7 @@ class SimulatedCluster:
             step += 1
 
         def end() -> list[Event]:
-            self._checkpoints[run.launch.stage.key] = step
+            self._checkpoints[_checkpoint_of(run.launch)] = step
             busy_s = (step - run.first_step) * run.step_s
             return [self._end(bundle_id, BundleStopped(at=self._now, bundle_id=bundle_id, busy_s=busy_s))]
 
@@ -178,10 +186,17 @@ class SimulatedCluster:
         """Have the output of a stage not verify any more."""
         self._outputs.discard(stage_key)
 
+    def keep_checkpoint(self, study_id: str, stage_key: str) -> tuple[str, int] | None:
+        """See `ports.Cluster`."""
+        step = self._checkpoints.get((study_id, stage_key))
+        return None if step is None else (f"{stage_key}-{step}-{study_id}", step)
+
     def close(self) -> None:
         """See `ports.Cluster`."""
         self._agenda.clear()
         self._runs.clear()
+        self._stopping.clear()
+        self._nodes.clear()
 
     def _at(self, at: float, bundle_id: str, happening: Callable[[], list[Event]]) -> None:
         heapq.heappush(self._agenda, (at, next(self._order), bundle_id, happening))
@@ -202,6 +217,13 @@ class SimulatedCluster:
             )
         ]
 
+    def _saving(self, run: _Run, step: int) -> Callable[[], list[Event]]:
+        def save() -> list[Event]:
+            self._checkpoints[_checkpoint_of(run.launch)] = step
+            return [StageSaved(at=self._now, bundle_id=run.launch.bundle_id, step=step)]
+
+        return save
+
     def _finish(self, run: _Run) -> Event:
         bundle_id, script, stage = run.launch.bundle_id, run.script, run.launch.stage
         if script.loses:
@@ -209,7 +231,7 @@ class SimulatedCluster:
         if script.raises:
             return self._end(bundle_id, StageRaised(at=self._now, bundle_id=bundle_id, error=script.raises))
         self._outputs.add(stage.key)
-        self._checkpoints.pop(stage.key, None)
+        self._checkpoints[_checkpoint_of(run.launch)] = stage.budget_steps
         outcome = Outcome(
             metrics=script.outcome.metrics,
             busy_s=self._now - run.started_at,
@@ -221,3 +243,7 @@ class SimulatedCluster:
         del self._runs[bundle_id]
         self._stopping.discard(bundle_id)
         return event
+
+
+def _checkpoint_of(launch: Launch) -> tuple[str, str]:
+    return launch.study_id, launch.stage.key

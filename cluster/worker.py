@@ -53,6 +53,12 @@ class WorkerChannel:
             self._reports.append({"at": time.time(), "step": int(step), "metrics": values, "progress": float(progress)})
             self._flush_if_due()
 
+    def saved(self, step: int) -> None:
+        """See `experiments.channel.Channel`; told at once. Raises OSError if the agent is gone."""
+        if self._rank == 0:
+            self.flush()
+            self._connection.sendall(wire.encode({"kind": "saved", "at": time.time(), "step": int(step)}))
+
     def stop_requested(self) -> bool:
         """See `experiments.channel.Channel`. An agent that is gone counts as a request."""
         self._flush_if_due()

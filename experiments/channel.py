@@ -8,10 +8,13 @@ from typing import Protocol
 
 
 class Channel(Protocol):
-    """Both calls are cheap enough for every step: reports are buffered, requests are read without waiting."""
+    """All calls are cheap enough for every step: reports are buffered, requests are read without waiting."""
 
     def report(self, step: int, metrics: Mapping[str, float], progress: float) -> None:
         """Series values at `step` (names such as `train/loss`, `eval/accuracy`); `progress` is 0 to 1."""
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of `step` is written, whole: what comes after it would be lost with this process."""
 
     def stop_requested(self) -> bool:
         """True once the stage should checkpoint and return `Outcome(finished=False)` at this step boundary."""

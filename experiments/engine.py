@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -109,7 +110,10 @@ def deepspeed_config(config: DeepSpeedConfig, items_per_step: int, world_size: i
 
 
 class Engine:
-    """A decoder in training. Calling it is the forward pass; see `Decoder.forward`."""
+    """A decoder in training. Calling it is the forward pass; see `Decoder.forward`.
+
+    `layout` is what a checkpoint depends on: an engine of another one can't load it.
+    """
 
     def __init__(
         self,
@@ -128,21 +132,26 @@ class Engine:
         if plain_fp32 and not settings["gradient_clipping"]:
             settings["gradient_clipping"] = math.inf  # no clipping either, but the norm is computed
         self._partitioned = stage == 3
+        self._max_norm = settings["gradient_clipping"]
+        self._hyperparameters: dict[str, Any] = {
+            "lr": optimizer.lr,
+            "betas": (optimizer.beta1, optimizer.beta2),
+            "eps": optimizer.eps,
+            "weight_decay": optimizer.weight_decay,
+        }
+        self.layout: dict[str, Any] = {
+            "model": {**asdict(decoder.config), "vocab_size": decoder.vocab_size},
+            "deepspeed.zero_optimization.stage": stage,
+            "deepspeed.bf16.enabled": settings["bf16"]["enabled"],
+        }
         self._plain = decoder if not self._partitioned else Decoder(decoder.config, decoder.vocab_size).to(device)
         self._grad_norm = torch.zeros(())
         decoder.to(device)
-        adam = torch.optim.AdamW(
-            decoder.parameters(),
-            lr=optimizer.lr,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        adam = torch.optim.AdamW(decoder.parameters(), **self._hyperparameters, fused=True)
         self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
         self._engine.train()
         if plain_fp32:
-            self._use_foreach_clipping(settings["gradient_clipping"])
+            self._use_foreach_clipping(self._max_norm)
 
     def _use_foreach_clipping(self, max_norm: float) -> None:
         """The same clipping without DeepSpeed's loops over parameters, and keeping the norm that it drops.
@@ -198,11 +207,19 @@ class Engine:
             self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
 
     def load(self, folder: Path, tag: str) -> None:
-        """What `save` wrote, at the same number of processes. Raises FileNotFoundError if it cannot be read."""
+        """Weights and optimizer state that `save` wrote with the same `layout` and number of processes.
+
+        Hyperparameters stay those of this engine: DeepSpeed restores the old ones, bit for bit the same unless a warm
+        stage changed them. Raises FileNotFoundError if it cannot be read.
+        """
         with _own_warnings():
             path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise FileNotFoundError(f"no checkpoint of this engine at {folder / tag}")
+        for group in self._engine.optimizer.param_groups:
+            group.update(self._hyperparameters)
+        if hasattr(self._engine.optimizer, "clip_grad"):  # a ZeRO optimizer's own; `_use_foreach_clipping` has its own
+            self._engine.optimizer.clip_grad = self._max_norm
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""What a stage will ask of its devices, from first principles, and when a study will end, from what has been seen."""
+"""What a stage will ask of its devices, from first principles."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from orchestrator.schema import Allocation, Demand, DeviceKind, Stage, Trial
+from orchestrator.schema import Demand, DeviceKind, Stage
 from orchestrator.schema.training import ModelConfig, StageConfig, stage_config
 
 # Resident memory of a process that has imported torch and deepspeed and set up an engine, before any weights; on CUDA
@@ -54,49 +56,25 @@ def _sequences(stage: StageConfig) -> int:
 
 def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> Demand:
     """What a stage asks for under `cluster` (a resolved `ClusterConfig`)."""
-    devices = int(cluster["devices_per_trial"])
+    devices, share = int(cluster["devices_per_trial"]), float(cluster["share_per_trial"])
+    stated = float(cluster.get("memory_per_trial_gib", 0.0))
+    memory_bytes = int(stated * 2**30) or _memory_bytes(json.dumps(_shape(stage.config)), kind, devices)
     return Demand(
         devices=devices,
-        share=float(cluster["share_per_trial"]),
-        memory_bytes=stage_memory_bytes(stage_config(stage.config), kind, devices),
+        share=share,
+        memory_bytes=memory_bytes,
+        # A core that stands in for a GPU is the core that its process computes on.
+        cpus=devices * share if kind is DeviceKind.CPU else float(devices),
+        host_memory_bytes=devices * (memory_bytes if kind is DeviceKind.CPU else PROCESS_BYTES[DeviceKind.CPU]),
     )
 
 
-def remaining_s(trials: Sequence[Trial], allocations: Sequence[Allocation], now: float, devices: int) -> float | None:
-    """Seconds until the last trial of a study ends, or None before anything can be said.
+def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stage's config that its memory depends on: the thousands of variants of a sweep share a few."""
+    algorithm = {name: value for name, value in config["algorithm"].items() if name != "max_steps"}
+    return {**config, "algorithm": algorithm, "optimizer": {}, "seed": 0}
 
-    The device-seconds per budgeted step seen so far, times the steps that are left, over the devices. Each algorithm
-    has its own rate where it has run, the mean of all otherwise.
-    """
-    by_key: dict[str, tuple[str, int]] = {}
-    for trial in trials:
-        for stage in trial.variant.stages:
-            by_key[stage.key] = (str(stage.config.get("algorithm", {}).get("name", stage.name)), stage.budget_steps)
-    done_steps: dict[str, float] = {}
-    held_s: dict[str, float] = {}
-    progress: dict[str, float] = {}
-    for trial in trials:
-        if not trial.state.terminal:
-            key = trial.variant.stages[trial.stage_index].key
-            progress[key] = max(progress.get(key, 0.0), trial.progress)
-    for allocation in allocations:
-        name, steps = by_key[allocation.stage_key]
-        done = progress.get(allocation.stage_key, 0.0) if allocation.closed_at is None else 1.0
-        done_steps[name] = done_steps.get(name, 0.0) + done * steps
-        held_s[name] = held_s.get(name, 0.0) + allocation.device_seconds(now)
-    if not sum(done_steps.values()) or not devices:
-        return None
-    mean = sum(held_s.values()) / sum(done_steps.values())
-    left: dict[str, float] = {}
-    for trial in trials:
-        if not trial.state.terminal:
-            for position, stage in enumerate(trial.variant.stages[trial.stage_index :]):
-                # Trials that share a stage disagree on its progress: only its leader hears of it.
-                fraction = 1.0 - trial.progress if position == 0 else 1.0
-                left[stage.key] = min(left.get(stage.key, 1.0), fraction)
-    total = 0.0
-    for key, fraction in left.items():
-        name, steps = by_key[key]
-        rate = held_s[name] / done_steps[name] if done_steps.get(name) else mean
-        total += fraction * steps * rate
-    return total / devices
+
+@lru_cache(maxsize=1024)
+def _memory_bytes(shape: str, kind: DeviceKind, devices: int) -> int:
+    return stage_memory_bytes(stage_config(json.loads(shape)), kind, devices)

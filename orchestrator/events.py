@@ -13,11 +13,13 @@ from orchestrator.schema import (
     Device,
     Outcome,
     Placement,
+    Prediction,
     Stage,
     StageState,
     Study,
     Trial,
     TrialState,
+    Variant,
 )
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -26,24 +28,36 @@ from orchestrator.schema import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySubmitted:
     """Trials to run. `demands` maps each of their stages' keys to what it asks for; `available_stages` the keys whose
-    outputs already exist to the outcome they gave. A study that is resumed brings its trials as they were (those that
-    are over stay so) and the closed `ledger` of its earlier life."""
+    outputs already exist to the outcome they gave. A study that an earlier leader knew brings its trials as they were
+    (those that are over or paused stay so) and is `announced`: the journal has it already."""
 
     at: float
     study: Study
     trials: tuple[Trial, ...]
     demands: Mapping[str, Demand]
     available_stages: Mapping[str, Outcome] = field(default_factory=dict)
-    ledger: tuple[Allocation, ...] = ()
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRestored:
+    """The ledger as an earlier leader left it; open lines are bundles that still run, until `LeaderLost` says that they
+    don't. Lines of studies that are not known count as their `tenants`' use only; that maps study ids to tenants."""
+
+    at: float
+    ledger: tuple[Allocation, ...]
+    tenants: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeJoined:
-    """A node offers these devices, all free."""
+    """A node offers these devices, all free, and has `cpus` cores and `host_memory_bytes` to go with them."""
 
     at: float
     node_id: str
     devices: tuple[Device, ...]
+    cpus: float = 0.0
+    host_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,15 @@ class StageReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageSaved:
+    """The stage wrote a checkpoint of `step`: what it does from here on would be lost with its worker."""
+
+    at: float
+    bundle_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageCompleted:
     """The stage's output is committed and its processes have ended."""
 
@@ -120,8 +143,9 @@ class BundleStopped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndRequested:
-    """These trials shall end before their budget. `into`: CANCELLED (no answer) or PRUNED (a policy had evidence)."""
+class HaltRequested:
+    """These trials shall leave their devices at the next step boundary. `into`: PAUSED (to go on later), CANCELLED (no
+    answer) or PRUNED (a policy had evidence). Trials that are over, or that can't become that, are left alone."""
 
     at: float
     trial_ids: tuple[str, ...]
@@ -129,38 +153,125 @@ class EndRequested:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRequested:
+    """These trials shall wait for devices again if they are paused (`resume`) or, with `retry`, failed or cancelled.
+    Trials that run, wait or are decided are left alone."""
+
+    at: float
+    trial_ids: tuple[str, ...]
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialsAdded:
+    """Further trials of a study that is known, ended or not: clones. The mappings are as `StudySubmitted` has them."""
+
+    at: float
+    trials: tuple[Trial, ...]
+    demands: Mapping[str, Demand]
+    available_stages: Mapping[str, Outcome] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialExtended:
+    """A trial that neither runs nor waits (paused, completed, pruned, failed, cancelled) gets `variant` for its own,
+    whose stages before the last are its old ones', and waits for that variant's last stage."""
+
+    at: float
+    trial_id: str
+    variant: Variant
+    demands: Mapping[str, Demand]
+    available_stages: Mapping[str, Outcome] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionDecided:
+    """These bundles shall checkpoint and make room at their next step boundary; their trials wait again. `counts`: it
+    counts as one of the times that a trial may be preempted (it does not when the whole service stops)."""
+
+    at: float
+    bundle_ids: tuple[str, ...]
+    reason: str
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyForgotten:
+    """Nobody needs to keep in mind a study that has ended: the store has it. Left alone while a trial of it is not over,
+    or while a line of the ledger is shared with a study that is still known."""
+
+    at: float
+    study_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderLost:
+    """Whoever led until `at` is gone, and every node and bundle with it. No attempt is counted against a stage."""
+
+    at: float
+    reason: str
+
+
 Event = (
     StudySubmitted
+    | LedgerRestored
+    | TrialsAdded
+    | TrialExtended
+    | StudyForgotten
     | NodeJoined
     | NodeLost
+    | LeaderLost
     | PlacementsDecided
+    | PreemptionDecided
     | BundleStarted
     | StageReported
+    | StageSaved
     | StageCompleted
     | StageRaised
     | WorkerLost
     | BundleStopped
-    | EndRequested
+    | HaltRequested
+    | QueueRequested
 )
 
-BundleEvent = BundleStarted | StageReported | StageCompleted | StageRaised | WorkerLost | BundleStopped
+BundleEvent = BundleStarted | StageReported | StageSaved | StageCompleted | StageRaised | WorkerLost | BundleStopped
 
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordStudy:
-    """Write the study as it now is."""
+    """Write the study as it now is; `finished` adds its final numbers and report files to the journal. `at`: when it
+    changed [s since the epoch], by default when it ended or was submitted."""
 
     study: Study
+    at: float | None = None
+    finished: "StudyFinished | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFinished:
+    """The throughput numbers and the report's files of a study that is over."""
+
+    metrics: Mapping[str, float]
+    artifacts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordTrial:
-    """`track`: the tracker should hear of it too (the state changed, not just the progress)."""
+    """Write the trial as it now is, if its state is still `was`: a compare-and-set. `was` None: the trial is new.
+
+    `track`: the journal should have it too (the state changed, not just the progress); `why` says what for.
+    `at`: when it changed [s since the epoch].
+    """
 
     trial: Trial
+    was: TrialState | None
+    at: float
     track: bool = True
+    why: str = ""
+    new_variant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +285,44 @@ class RecordStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAllocation:
-    """Write a line of the ledger, open or closed."""
+    """Write a line of the ledger, opening it or closing it. A closed one never changes."""
 
     allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDevices:
+    """Write which devices there are: all of them, in place of those written before."""
+
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPoint:
+    """Add one point of a trial's series to the journal."""
+
+    study_id: str
+    trial_id: str
+    step: int
+    metrics: Mapping[str, float]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAnswer:
+    """Answer a command."""
+
+    command_id: int
+    at: float
+    ok: bool
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPredictions:
+    """Keep when trials were expected to start and to end; of a trial the first prediction stays."""
+
+    predictions: tuple[Prediction, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,15 +346,14 @@ class Stop:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackMetrics:
-    """One point of a trial's series."""
-
-    trial_id: str
-    step: int
-    metrics: Mapping[str, float]
-    at: float
-
-
-Record = RecordStudy | RecordTrial | RecordStage | RecordAllocation
-Instruction = Record | Launch | Stop | TrackMetrics
+Record = (
+    RecordStudy
+    | RecordTrial
+    | RecordStage
+    | RecordAllocation
+    | RecordDevices
+    | RecordPoint
+    | RecordAnswer
+    | RecordPredictions
+)
+Instruction = Record | Launch | Stop

@@ -1,42 +1,86 @@
 """The only place where decisions meet I/O. One scheduling cycle reads as numbered steps.
 
-A cycle takes what happened from the cluster, lets the event machine decide what it means, orders and packs the queue
-over one snapshot, commits every change to the store, and only then acts on it.
+A cycle takes what happened from the cluster and what people ask from the store, lets the event machine decide what it
+means, orders and packs the queue over one snapshot, commits every change to the store, and only then acts on it. All
+that it knows it can read from the store again: whoever leads next goes on where this one was.
 """
 
 import logging
+import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
+from orchestrator.commands import CommandDesk
 from orchestrator.events import (
-    EndRequested,
     Event,
+    HaltRequested,
     Instruction,
     Launch,
+    LeaderLost,
     PlacementsDecided,
-    RecordAllocation,
-    RecordStage,
+    PreemptionDecided,
+    Record,
+    RecordPredictions,
     RecordStudy,
     RecordTrial,
     Stop,
-    StudySubmitted,
-    TrackMetrics,
+    StudyFinished,
+    StudyForgotten,
 )
+from orchestrator.forecast import forecast
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
-from orchestrator.ports import Clock, Cluster, Store, Tracker
-from orchestrator.schema import Allocation, Demand, Outcome, Study, Trial, TrialState, Variant
+from orchestrator.ports import Clock, Cluster, Store, StoreUnavailable
+from orchestrator.recovery import restore_ledger, restore_study
+from orchestrator.schema import (
+    Allocation,
+    Command,
+    Outcome,
+    Prediction,
+    Request,
+    Snapshot,
+    Study,
+    Tenant,
+    Trial,
+    TrialState,
+)
+from orchestrator.sharing.preemption import PreemptionPolicy
+from orchestrator.sharing.quota import admit
 from orchestrator.state import SchedulerState
-from orchestrator.stopping import StoppingPolicy
+from orchestrator.stopping import STOPPINGS, StoppingPolicy, never
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+STORE_RETRY_S = 0.5
+# Forecasts are made for the queue as a whole; their cost is kept below this part of the time.
+FORECAST_EVERY_S, FORECAST_PART = 2.0, 0.02
+# A study that ended stays in mind for a while: people extend and clone what they have just seen end.
+FORGET_AFTER_S = 600.0
+
+Finish = Callable[[Study, Sequence[Trial], Sequence[Allocation], Sequence[Prediction]], StudyFinished]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """How the queue is served. `half_life_s`: of what tenants have used, for the orderings that look at it."""
+
+    ordering: OrderingPolicy
+    packing: PackingPolicy
+    preemption: PreemptionPolicy
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    half_life_s: float = 86_400.0
+
 
 class SchedulingLoop:
-    """Runs studies on a cluster until they are over.
+    """Schedules what is in a store onto a cluster, for as long as its `term` lasts.
 
-    max_attempts: how often a stage may be lost with its worker before its trials fail.
+    max_attempts: how often a stage may be lost with its worker before its trials fail. finish: makes the report of a
+    study that is over. term: of the caller's lease; 0 for a store that nobody else uses.
     """
 
     def __init__(
@@ -44,156 +88,189 @@ class SchedulingLoop:
         *,
         cluster: Cluster,
         store: Store,
-        tracker: Tracker,
         clock: Clock,
-        ordering: OrderingPolicy,
-        packing: PackingPolicy,
-        stopping: StoppingPolicy,
+        policies: Policies,
         max_attempts: int,
+        finish: Finish,
+        term: int = 0,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.state = SchedulerState(max_attempts=max_attempts)
+        self.state = SchedulerState(
+            max_attempts=max_attempts, tenants=policies.tenants, half_life_s=policies.half_life_s
+        )
         self._cluster = cluster
         self._store = store
-        self._tracker = tracker
         self._clock = clock
-        self._ordering = ordering
-        self._packing = packing
-        self._stopping = stopping
+        self._policies = policies
+        self._finish = finish
+        self._term = term
+        self._batch = 0
+        self._pause = pause
+        self._desk = CommandDesk(self.state, store, cluster, clock)
+        self._predicted: set[str] = set()
+        self._forecast_due_at = 0.0
+        self._waiting_since: float | None = None
+
+    # --- taking over and letting go ----------------------------------------------------------------------------------
+
+    def take_over(self, beat_at: float) -> None:
+        """Read what is open in the store; whatever an earlier leader ran ended with its last beat, at `beat_at`."""
+        studies = [s for s in self._when_there(lambda: self._store.studies(open_only=True)) if s.device_kind]
+        instructions: list[Instruction] = []
+        for study in studies:
+            instructions += restore_study(self.state, self._store, study, self._outputs_at_hand, self._clock.now())
+            self._predicted |= {p.trial_id for p in self._store.predictions(study.study_id)}
+        instructions += restore_ledger(self.state, self._store, beat_at)
+        instructions += self.state.handle(LeaderLost(at=beat_at, reason="the process that led died"))
+        self._carry_out(instructions)
 
     def wait_for_devices(self, timeout_s: float) -> None:
         """Poll until the first node has joined. Raises TimeoutError."""
         deadline = self._clock.now() + timeout_s
-        while not self.state.devices:
+        while not self.state.room.devices:
             if self._clock.now() > deadline:
                 raise TimeoutError(f"no node offered a device within {timeout_s:.0f} s")
             self._carry_out(self._decide(self._cluster.poll(timeout_s=1.0)))
 
-    def submit(self, study: Study, variants: Sequence[Variant], demands: Mapping[str, Demand], *, reuse: bool) -> None:
-        """Queue a new study's trials. With `reuse`, shared stages that an earlier study completed are taken from
-        there; a variant's last stage always runs: it is the experiment that was asked for."""
-        trials = tuple(
-            Trial(
-                trial_id=f"{study.study_id}-{number:04d}",
-                study_id=study.study_id,
-                number=number,
-                variant=variant,
-                submitted_at=study.submitted_at,
-            )
-            for number, variant in enumerate(variants)
-        )
-        prefixes = {stage.key for variant in variants for stage in variant.stages[:-1]} if reuse else set()
-        self._queue(study, trials, demands, self._outputs_at_hand(prefixes))
+    def lose_cluster(self, reason: str) -> None:
+        """The cluster is gone and will be started anew: its bundles wait again."""
+        self._carry_out(self.state.handle(LeaderLost(at=self._clock.now(), reason=reason)))
 
-    def resume(self, study: Study, trials: Sequence[Trial], demands: Mapping[str, Demand], ended_at: float) -> None:
-        """Queue what an earlier process, which ended at `ended_at`, left undecided. Its open allocations are closed
-        at that time and charged; whatever its trials had completed is taken as it is."""
-        study = replace(study, ended_at=None)
-        ledger = []
-        charged = {trial.trial_id: trial for trial in trials}
-        for allocation in self._store.allocations(study.study_id):
-            if allocation.closed_at is None:
-                allocation = replace(allocation, closed_at=max(ended_at, allocation.opened_at))
-                part = allocation.device_seconds(ended_at) / len(allocation.trial_ids)
-                for trial_id in allocation.trial_ids:
-                    trial = charged[trial_id]
-                    charged[trial_id] = replace(trial, gpu_seconds=trial.gpu_seconds + part)
-            ledger.append(allocation)
-        self._store.apply([RecordAllocation(allocation=allocation) for allocation in ledger])
-        at_hand = self._outputs_at_hand({s.key for trial in trials for s in trial.variant.stages[:-1]})
-        again = tuple(_undecided(trial, at_hand) for trial in charged.values())
-        self._queue(study, again, demands, at_hand, ledger=tuple(ledger))
-        for trial in again:
-            if trial.state.terminal:
-                # The process that decided it may have died with the record still in its buffer.
-                self._tracker.trial_changed(trial)
+    def suspend(self, grace_s: float, reason: str) -> None:
+        """Let running bundles checkpoint at a step boundary, for `grace_s`; their trials wait for the next leader."""
+        now = self._clock.now()
+        stop = PreemptionDecided(at=now, bundle_ids=tuple(self.state.bundles), reason=reason, counts=False)
+        self._carry_out(self._decide([stop]))
+        while self.state.bundles and self._clock.now() < now + grace_s:
+            self._carry_out(self._decide(self._cluster.poll(timeout_s=0.25)))
 
-    def _outputs_at_hand(self, stage_keys: Collection[str]) -> dict[str, Outcome]:
-        """Completed stages whose output is still there, with the outcome they gave."""
-        known = self._store.completed_stages(sorted(stage_keys))
-        there = self._cluster.available_outputs(list(known))
-        return {key: outcome for key, outcome in known.items() if key in there}
-
-    def _queue(
-        self,
-        study: Study,
-        trials: tuple[Trial, ...],
-        demands: Mapping[str, Demand],
-        available: Mapping[str, Outcome],
-        ledger: tuple[Allocation, ...] = (),
-    ) -> None:
-        event = StudySubmitted(
-            at=self._clock.now(),
-            study=study,
-            trials=trials,
-            demands=demands,
-            available_stages=available,
-            ledger=ledger,
-        )
-        self._tracker.study_started(study)
-        self._carry_out(self._decide([event]))
+    # --- the cycle ---------------------------------------------------------------------------------------------------
 
     def cycle(self, timeout_s: float) -> None:
         """One scheduling cycle; waits at most `timeout_s` for something to happen."""
-        # 1. What happened since the last cycle.
+        # 1. What happened since the last cycle, and 2. what people ask for.
         events = self._cluster.poll(timeout_s)
-        # 2. What it means.
+        commands = self._pending_commands()
+        # 3. What it means.
         instructions = self._decide(events)
-        # 3. Which trials have run long enough.
+        instructions += self._desk.handle(commands)
+        # 4. Which trials have run long enough.
         instructions += self._decide(self._verdicts())
-        # 4. Who goes next, and 5. onto which devices, over one snapshot.
         snapshot = self.state.snapshot(self._clock.now())
-        if snapshot.queue:
-            placements = tuple(self._packing(snapshot.devices, self._ordering(snapshot)))
-            bundle_ids = tuple(uuid.uuid4().hex[:12] for _ in placements)
-            decided = PlacementsDecided(at=self._clock.now(), placements=placements, bundle_ids=bundle_ids)
-            instructions += self._decide([decided])
-        # 6. Commit, then act.
+        if snapshot.queue and snapshot.devices:
+            # 5. Who goes next, within whose quota.
+            ordered, _ = admit(self._policies.ordering(snapshot), snapshot)
+            # 6. Onto which devices, and 7. who makes room for those that don't fit.
+            placed, unplaced, decided = self._place(snapshot, ordered)
+            instructions += decided
+            instructions += self._decide(self._make_room(placed, unplaced))
+            # 8. When the others can expect to start.
+            instructions += self._predict(unplaced)
+        # 9. Studies that are over get their report.
+        instructions += self._close_studies()
+        # 10. Commit, then act.
         self._carry_out(instructions)
 
-    def run(self, study_id: str, observe: Callable[[], None], cycle_s: float = 0.25) -> None:
-        """Cycle until every trial of the study is over; `observe` is called after each cycle."""
-        while not self.state.finished(study_id):
-            self.cycle(cycle_s)
-            observe()
+    def finished(self, study_id: str) -> bool:
+        """Whether the study is known, over, and closed in the store."""
+        study = self.state.studies.get(study_id)
+        return study is not None and study.ended_at is not None
 
-    def end_study(self, study_id: str, reason: str, grace_s: float) -> None:
-        """Cancel what isn't over yet, let running bundles reach a step boundary for `grace_s`."""
-        trial_ids = tuple(t.trial_id for t in self.state.study_trials(study_id))
-        now = self._clock.now()
-        event = EndRequested(at=now, trial_ids=trial_ids, into=TrialState.CANCELLED, reason=reason)
-        self._carry_out(self._decide([event]))
-        while not self.state.finished(study_id) and self._clock.now() < now + grace_s:
-            self._carry_out(self._decide(self._cluster.poll(timeout_s=0.25)))
+    # --- its steps ---------------------------------------------------------------------------------------------------
 
-    def close_study(self, study_id: str, ended_at: float) -> Study:
-        """Note the study's end in the store."""
-        study = replace(self.state.studies[study_id], ended_at=ended_at)
-        self.state.studies[study_id] = study
-        self._store.apply([RecordStudy(study=study)])
-        return study
+    def _pending_commands(self) -> list[Command]:
+        try:
+            return self._store.pending_commands()
+        except StoreUnavailable as error:
+            self._say_store_away(error)
+            return []
 
     def _decide(self, events: Iterable[Event]) -> list[Instruction]:
         return [instruction for event in events for instruction in self.state.handle(event)]
 
     def _verdicts(self) -> list[Event]:
         events: list[Event] = []
-        for study_id in self.state.studies:
-            stopped = tuple(self._stopping(self.state.study_trials(study_id)))
+        for study_id, study in self.state.studies.items():
+            policy = self._stopping(study)
+            stopped = tuple(policy(self.state.study_trials(study_id))) if policy is not never else ()
             if stopped:
-                reason = f"stopped early by {getattr(self._stopping, '__name__', 'the stopping policy')}"
+                reason = f"stopped early by {getattr(policy, '__name__', 'the stopping policy')}"
                 now = self._clock.now()
-                events.append(EndRequested(at=now, trial_ids=stopped, into=TrialState.PRUNED, reason=reason))
+                events.append(HaltRequested(at=now, trial_ids=stopped, into=TrialState.PRUNED, reason=reason))
         return events
 
+    def _stopping(self, study: Study) -> StoppingPolicy:
+        return STOPPINGS[study.config["stopping"]["name"]] if "stopping" in study.config else never
+
+    def _place(
+        self, snapshot: Snapshot, ordered: Sequence[Request]
+    ) -> tuple[Snapshot, Sequence[Request], list[Instruction]]:
+        """The snapshot after placing, the requests that found no room, and what was decided."""
+        placements = tuple(self._policies.packing(snapshot.devices, ordered))
+        if not placements:
+            return snapshot, ordered, []
+        bundle_ids = tuple(uuid.uuid4().hex[:12] for _ in placements)
+        now = self._clock.now()
+        instructions = self._decide([PlacementsDecided(at=now, placements=placements, bundle_ids=bundle_ids)])
+        placed = {placement.stage_key for placement in placements}
+        unplaced = [request for request in ordered if request.stage_key not in placed]
+        return self.state.snapshot(now), unplaced, instructions
+
+    def _make_room(self, snapshot: Snapshot, unplaced: Sequence[Request]) -> list[Event]:
+        if not unplaced or not snapshot.residents:
+            return []
+        preemptions = self._policies.preemption(snapshot, unplaced, self._policies.ordering)
+        return [PreemptionDecided(at=snapshot.at, bundle_ids=p.bundle_ids, reason=p.reason) for p in preemptions]
+
+    def _predict(self, unplaced: Sequence[Request]) -> list[Instruction]:
+        """The first expectation of every trial, kept so that the report can say how good it was."""
+        now = self._clock.now()
+        unpredicted = [r for r in unplaced if not self._predicted.issuperset(r.trial_ids)]
+        if not unpredicted or now < self._forecast_due_at:
+            return []
+        started = time.perf_counter()
+        expected = forecast(self.state, unplaced, now)
+        cost_s = time.perf_counter() - started
+        self._forecast_due_at = now + max(FORECAST_EVERY_S, cost_s / FORECAST_PART)
+        predictions = tuple(
+            Prediction(
+                trial_id=trial_id,
+                study_id=self.state.trials[trial_id].study_id,
+                made_at=now,
+                start_at=expectation.start_at,
+                end_at=expectation.end_at,
+            )
+            for trial_id, expectation in expected.items()
+            if trial_id not in self._predicted
+            and expectation.start_at is not None
+            and self.state.trials[trial_id].state is TrialState.QUEUED
+        )
+        self._predicted.update(prediction.trial_id for prediction in predictions)
+        return [RecordPredictions(predictions=predictions)] if predictions else []
+
+    def _close_studies(self) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        for study_id, study in list(self.state.studies.items()):
+            if study.ended_at is None and self.state.finished(study_id):
+                ended = replace(study, ended_at=self._clock.now())
+                self.state.studies[study_id] = ended
+                trials, ledger = self.state.study_trials(study_id), self.state.allocations(study_id)
+                predictions = self._when_there(partial(self._store.predictions, study_id))
+                finished = self._finish(ended, trials, ledger, predictions)
+                instructions.append(RecordStudy(study=ended, finished=finished))
+            elif study.ended_at is not None and self._clock.now() - study.ended_at > FORGET_AFTER_S:
+                instructions += self.state.handle(StudyForgotten(at=self._clock.now(), study_id=study_id))
+        return instructions
+
+    def _outputs_at_hand(self, stage_keys: Iterable[str]) -> dict[str, Outcome]:
+        return self._desk.outputs_at_hand(stage_keys)
+
+    # --- commit, then act --------------------------------------------------------------------------------------------
+
     def _carry_out(self, instructions: Sequence[Instruction]) -> None:
-        records = [i for i in instructions if isinstance(i, RecordStudy | RecordTrial | RecordStage | RecordAllocation)]
-        self._store.apply(records)
+        self._commit([i for i in instructions if not isinstance(i, Launch | Stop)])
         for instruction in instructions:
             match instruction:
-                case RecordTrial(trial=trial, track=True):
-                    self._tracker.trial_changed(trial)
-                case TrackMetrics():
-                    self._tracker.metrics(instruction.trial_id, instruction.step, instruction.metrics, instruction.at)
                 case Launch():
                     logger.debug("launch %s: %s", instruction.bundle_id, instruction.placement)
                     self._cluster.launch(instruction)
@@ -202,13 +279,49 @@ class SchedulingLoop:
                 case _:
                     pass
 
+    def _commit(self, records: Sequence[Record]) -> None:
+        """Returns once the records are in the store, however long that is away; training goes on meanwhile.
 
-def _undecided(trial: Trial, at_hand: Collection[str]) -> Trial:
-    """The trial as it waits again, if it isn't over with an answer or a failure of its own. What it was charged, and
-    the stages behind it whose outputs are at hand, stay."""
-    if trial.state.decided or trial.state is TrialState.FAILED:
-        return trial
-    waiting = replace(trial, state=TrialState.QUEUED, progress=0.0, ended_at=None, error="")
-    if all(stage.key in at_hand for stage in trial.variant.stages[: trial.stage_index]):
-        return waiting
-    return replace(waiting, stage_index=0, reused_stages=(), metrics={})
+        Raises LeaseLost if somebody else leads by now: then nothing of it happened.
+        """
+        records = _without_overtaken(records)
+        if not records:
+            return
+        self._batch += 1
+        self._when_there(lambda: self._store.apply(records, term=self._term, batch=self._batch))
+
+    def _when_there(self, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                result = call()
+            except StoreUnavailable as error:
+                self._say_store_away(error)
+                self._pause(STORE_RETRY_S)
+            else:
+                self._say_store_back()
+                return result
+
+    def _say_store_away(self, error: StoreUnavailable) -> None:
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+            logger.warning("store: %s; waiting for it, training goes on", error)
+
+    def _say_store_back(self) -> None:
+        if self._waiting_since is not None:
+            logger.warning("store: there again after %.0f s", time.monotonic() - self._waiting_since)
+            self._waiting_since = None
+
+
+def _without_overtaken(records: Sequence[Record]) -> list[Record]:
+    """Without the progress of trials that a later record of the same batch overtakes."""
+    last = {record.trial.trial_id: i for i, record in enumerate(records) if isinstance(record, RecordTrial)}
+    return [
+        record
+        for i, record in enumerate(records)
+        if not isinstance(record, RecordTrial)
+        or record.track
+        or record.new_variant
+        or record.was is None
+        or record.was is not record.trial.state
+        or last[record.trial.trial_id] == i
+    ]

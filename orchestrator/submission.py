@@ -14,17 +14,19 @@ from typing import Any
 from orchestrator.config import ConfigError
 from orchestrator.estimate import stage_demand
 from orchestrator.home import Home
-from orchestrator.schema import Demand, DeviceKind, Study, Variant
-from orchestrator.schema.training import stage_config
-from orchestrator.sweep import compose_study
+from orchestrator.schema import Demand, DeviceKind, Study, Trial, Variant
+from orchestrator.schema.training import TaskConfig, stage_config
+from orchestrator.sweep import MAX_VARIANTS, ComposedStudy, compose_study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A composed, validated sweep whose data has been read. `config` is the resolved base config."""
+    """A composed, validated sweep whose data has been read. `config` is the resolved base config, `overrides` what was
+    given for it."""
 
     name: str
     config: Mapping[str, Any]
+    overrides: tuple[str, ...]
     sweep: tuple[str, ...]
     variants: tuple[Variant, ...]
 
@@ -33,7 +35,7 @@ class Submission:
         stages = {stage.key: stage for variant in self.variants for stage in variant.stages}
         return {key: stage_demand(stage, self.config["cluster"], kind) for key, stage in stages.items()}
 
-    def new_study(self, kind: DeviceKind, now: float) -> Study:
+    def new_study(self, now: float) -> Study:
         """A study of its own for this submission, named after it and the time (UTC)."""
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
         return Study(
@@ -42,24 +44,52 @@ class Submission:
             sweep=self.sweep,
             config=self.config,
             submitted_at=now,
-            device_kind=kind,
             git_revision=git_revision(),
+            overrides=self.overrides,
+            tenant=self.config["study"]["tenant"],
+            priority=self.config["study"]["priority"],
+        )
+
+    def trials(self, study: Study) -> tuple[Trial, ...]:
+        """One per variant, queued."""
+        return tuple(
+            Trial(
+                trial_id=f"{study.study_id}-{number:04d}",
+                study_id=study.study_id,
+                number=number,
+                variant=variant,
+                submitted_at=study.submitted_at,
+                queued_at=study.submitted_at,
+            )
+            for number, variant in enumerate(self.variants)
         )
 
 
-def prepare(overrides: Sequence[str], home: Home) -> Submission:
-    """Compose, validate, and read the data of every task once, so that no trial has to. Raises ConfigError."""
-    composed = compose_study(overrides)
+def prepare(
+    overrides: Sequence[str],
+    home: Home,
+    check: Callable[[ComposedStudy], None] | None = None,
+    max_variants: int = MAX_VARIANTS,
+) -> Submission:
+    """Compose, validate, and read the data of every task once, so that no trial has to. Raises ConfigError.
+
+    `check` may refuse what was composed before anything that it names is imported or read.
+    """
+    composed = compose_study(overrides, max_variants=max_variants)
+    if check is not None:
+        check(composed)
     home.prepare()
-    seen: set[str] = set()
     for entrypoint, field_name in _entrypoints(composed.variants).items():
         check_entrypoint(entrypoint, field_name)
-    for variant in composed.variants:
-        task = variant.stages[0].config["task"]
-        if repr(task) not in seen:
-            seen.add(repr(task))
-            _read_task(variant, home.cache)
-    return Submission(name=composed.name, config=composed.config, sweep=composed.sweep, variants=composed.variants)
+    for task in _tasks(composed.variants):
+        _read_task(task, home.cache)
+    return Submission(
+        name=composed.name,
+        config=composed.config,
+        overrides=tuple(overrides),
+        sweep=composed.sweep,
+        variants=composed.variants,
+    )
 
 
 def _entrypoints(variants: Sequence[Variant]) -> dict[str, str]:
@@ -67,14 +97,21 @@ def _entrypoints(variants: Sequence[Variant]) -> dict[str, str]:
     found: dict[str, str] = {}
     for variant in variants:
         for stage in variant.stages:
+            if stage.entrypoint in found:
+                continue
             of_variant = stage.config["algorithm"] == variant.config["algorithm"]
             place = "" if of_variant else f"recipe.stages.{stage.name}."
-            found.setdefault(stage.entrypoint, f"{place}algorithm.entrypoint")
+            found[stage.entrypoint] = f"{place}algorithm.entrypoint"
     return found
 
 
-def _read_task(variant: Variant, cache: Path) -> None:
-    task = stage_config(variant.stages[0].config).task
+def _tasks(variants: Sequence[Variant]) -> list[TaskConfig]:
+    """Every different task. Variants share theirs as an object, most of the time."""
+    stages = {id(stage.config["task"]): stage for variant in variants for stage in variant.stages[:1]}
+    return list({repr(stage.config["task"]): stage_config(stage.config).task for stage in stages.values()}.values())
+
+
+def _read_task(task: TaskConfig, cache: Path) -> None:
     load = resolve(task.loader, "task.loader")
     try:
         load(task, cache)

@@ -1,6 +1,9 @@
 """The Ray actor that holds a node's devices: a `NodeAgent` behind remote calls."""
 
+import os
+import threading
 import time
+import uuid
 from pathlib import Path
 
 import ray
@@ -9,6 +12,15 @@ from cluster.agent import NodeAgent
 from cluster.agent_config import AgentConfig
 from cluster.inventory import take_inventory
 from orchestrator.events import Event, Launch
+
+_PARENT_CHECK_S = 0.5
+
+
+def _end_with(raylet: int) -> None:
+    """End this process soon after its parent: Ray's workers outlive a killed raylet by many seconds."""
+    while os.getppid() == raylet:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
 
 
 @ray.remote(concurrency_groups={"poll": 1, "control": 1})  # type: ignore[call-overload]
@@ -29,20 +41,21 @@ class AgentActor:
     ) -> None:
         """Starts the preload (or joins the one behind `forkserver_address`) and returns. Raises ClusterUnavailable if
         the node has fewer than `devices`."""
-        inventory = take_inventory()
         self._agent = NodeAgent(
-            AgentConfig(
-                node_id=node_id,
-                devices=inventory.devices(node_id, devices),
-                cores=inventory.cores,
+            AgentConfig.of_node(
+                node_id,
+                take_inventory(),
+                devices,
+                home=Path(home),
                 artifacts=Path(artifacts),
-                logs=Path(home) / "logs",
                 preload=preload,
                 python_path=python_path,
                 stop_grace_s=stop_grace_s,
             ),
             forkserver_address,
         )
+        self._life = uuid.uuid4().hex
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet", daemon=True).start()
         self._agent.start()
 
     @ray.method(concurrency_group="poll")
@@ -51,9 +64,9 @@ class AgentActor:
         self._agent.wait_ready(timeout_s)
 
     @ray.method(concurrency_group="poll")
-    def poll(self, timeout_s: float) -> list[Event]:
-        """See `NodeAgent.poll`."""
-        return self._agent.poll(timeout_s)
+    def poll(self, timeout_s: float) -> tuple[str, list[Event]]:
+        """Which life of the actor this is (it changes when Ray restarts it), and what `NodeAgent.poll` gives."""
+        return self._life, self._agent.poll(timeout_s)
 
     @ray.method(concurrency_group="control")
     def launch(self, launch: Launch) -> None:

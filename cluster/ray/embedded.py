@@ -13,6 +13,7 @@ import ray
 from ray._private.node import Node
 
 from cluster.inventory import Inventory
+from cluster.reaper import Reaper
 from orchestrator.schema import DeviceKind
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024  # next to Ray's minimum: bundles pass files, not objects
@@ -31,48 +32,66 @@ _SYSTEM_CONFIG = {
 }
 
 
-def start_ray(inventory: Inventory, devices: int) -> str:
-    """`ray.init` with `devices` devices of this machine; the temporary folder it uses, for `stop_ray`.
+class EmbeddedRay:
+    """`ray.init` with `devices` devices of this machine, and the end of it.
 
-    Call it from a thread that outlives the cluster (the main one): Ray's processes die with the thread that made them.
-    A KeyboardInterrupt is heard when Ray's own code returns, within seconds; then nothing is left.
+    Make it in a thread that outlives the cluster (the main one): Ray's processes die with the thread that made them. A
+    KeyboardInterrupt is heard when Ray's own code returns, within seconds; then nothing is left.
     """
-    parent = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="ray-", dir=parent if len(parent) <= _LONGEST_TEMP_FOLDER else "/tmp")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    gpus = devices if inventory.kind is DeviceKind.CUDA else 0
-    try:
-        with _minimal_ray():
-            ray.init(
-                num_cpus=max(devices, len(inventory.cores)) if gpus else devices,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-                _system_config=_SYSTEM_CONFIG,
-            )
-    except BaseException:
-        stop_ray(folder)
-        raise
-    return folder
 
+    def __init__(self, inventory: Inventory, devices: int) -> None:
+        parent = tempfile.gettempdir()
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir=parent if len(parent) <= _LONGEST_TEMP_FOLDER else "/tmp")
+        self._reaper: Reaper | None = None
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        gpus = devices if inventory.kind is DeviceKind.CUDA else 0
+        try:
+            with _minimal_ray():
+                ray.init(
+                    num_cpus=max(devices, len(inventory.cores)) if gpus else devices,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=self._folder,
+                    _system_config=_SYSTEM_CONFIG,
+                )
+            # The kernel ends Ray's daemons with this process, but not the two that the raylet has started: those would
+            # spend a minute telling the dead GCS about it.
+            pids = [process.pid for root in self._roots() for process in root.children(recursive=True)]
+            self._reaper = Reaper(self._folder, pids)
+        except BaseException:
+            self.stop()
+            raise
 
-def stop_ray(folder: str) -> None:
-    """End Ray's processes and remove what they wrote."""
-    ray.shutdown()
-    # An interrupted ray.init leaves processes that ray.shutdown doesn't know of yet. Ours name the folder.
-    for root in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any(folder in argument for argument in root.cmdline()):
+    def kill(self) -> None:
+        """End Ray's processes by force; agents and bundles end with them."""
+        for root in self._roots():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 for process in [root, *root.children(recursive=True)]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
                 root.wait(_KILL_WAIT_S)
-    shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End Ray's processes and remove what they wrote."""
+        ray.shutdown()
+        self.kill()  # an interrupted ray.init leaves processes that ray.shutdown doesn't know of yet
+        if self._reaper is not None:
+            self._reaper.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _roots(self) -> list[psutil.Process]:
+        """Ray's processes that this one has started: they name the folder."""
+        roots = []
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(self._folder in argument for argument in process.cmdline()):
+                    roots.append(process)
+        return roots
 
 
 @contextlib.contextmanager

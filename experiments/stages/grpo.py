@@ -64,7 +64,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                 return session.pause()
 
             with session.busy():
-                problems = [task.rl[i] for i in order[progress.step * count : (progress.step + 1) * count]][mine]
+                problems = [task.rl[i] for i in order[session.next_items()]][mine]
                 prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
                 noise = sampling_noise(count * group, max_tokens, session.sampler)
                 rollout = generate(

@@ -31,17 +31,22 @@ from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import StageConfig, stage_config
 
 REPORT_EVERY_STEPS = 10
-CHECKPOINT_EVERY_S = 20.0
+CHECKPOINT_LEAST_S = 2.0
+CHECKPOINT_COSTS = 50.0
+"""A periodic checkpoint is due this many times the last one's cost after it, `CHECKPOINT_LEAST_S` at the least: they
+take a fiftieth of the time at most, and a lost worker costs no more than that interval."""
 
 
 @dataclass
 class Progress:
-    """step: steps done. tokens_seen: prompt and answer tokens, BOS and EOS included, that this process computed.
+    """step: steps done. position: where in the endless order of the data the next step begins [items].
+    tokens_seen: prompt and answer tokens, BOS and EOS included, that this process computed.
 
     series: what was recorded since the last report, as (value, weight).
     """
 
     step: int = 0
+    position: int = 0
     tokens_seen: int = 0
     start_accuracy: float = -1.0
     dev_accuracy: float = 0.0
@@ -63,10 +68,19 @@ class Session:
         self.device = open_device(assignment)
         self.sampler = seeded_generator(config.seed, "sampling")
         self.engine = Engine(self.initial_decoder(), config.deepspeed, config.optimizer, items_per_step, self.device)
-        saved = load_checkpoint(Path(assignment.checkpoint_dir), self.engine, self.sampler)
+        warm = Path(assignment.warm_dir) if assignment.warm_dir else None
+        self._layout = {"algorithm.name": config.algorithm.name, **self.engine.layout}
+        saved = load_checkpoint(Path(assignment.checkpoint_dir), warm, self.engine, self._layout, self.sampler)
         self.progress = Progress() if saved is None else Progress(**saved)
+        self._items_per_step = items_per_step
         self._busy_s = 0.0
+        self._checkpoint_interval_s = CHECKPOINT_LEAST_S
         self._checkpointed_at = time.perf_counter()
+
+    @property
+    def just_warm(self) -> bool:
+        """Whether this is a warm stage that has not trained yet: what ended its parent doesn't end it."""
+        return bool(self.assignment.warm_dir) and self.progress.step == self.assignment.stage.warm_step
 
     def initial_decoder(self) -> Decoder:
         """The parent stage's model, or random weights from the stage's seed where there is no parent; on the CPU."""
@@ -92,6 +106,10 @@ class Session:
         if self.progress.step % self.config.evaluation.every_steps == 0:
             self._evaluate_on_dev()
 
+    def next_items(self) -> slice:
+        """The positions of this step's items, of all processes, in the endless order of the data."""
+        return slice(self.progress.position, self.progress.position + self._items_per_step)
+
     def record(self, values: Mapping[str, Tensor | float], weight: float = 1.0) -> None:
         """Adds to the `train/*` series: means over `REPORT_EVERY_STEPS` steps (and the gang) weighted by `weight`."""
         for name, value in values.items():
@@ -100,13 +118,14 @@ class Session:
     def complete_step(self, tokens: int) -> None:
         """Counts a step and the `tokens` it took of this process; reports the series when due. Collective."""
         self.progress.step += 1
+        self.progress.position += self._items_per_step
         self.progress.tokens_seen += tokens
         if self.progress.step % REPORT_EVERY_STEPS == 0:
             self._report_series()
 
     def stop_requested(self) -> bool:
         """Whether to pause at this step boundary; writes the periodic checkpoint when it is due. Collective."""
-        due = time.perf_counter() - self._checkpointed_at >= CHECKPOINT_EVERY_S
+        due = time.perf_counter() - self._checkpointed_at >= self._checkpoint_interval_s
         flags = torch.tensor([float(self.channel.stop_requested()), float(due)])
         stop, checkpoint = sum_over_processes(flags.to(self.device)).tolist() if self.world_size > 1 else flags.tolist()
         if checkpoint and not stop:
@@ -124,7 +143,12 @@ class Session:
         )
 
     def finish(self) -> Outcome:
-        """Writes the output, measures it on the test split, and returns the stage's outcome. Collective."""
+        """Writes the output, measures it on the test split, and returns the stage's outcome. Collective.
+
+        The last checkpoint comes first, before the series are cut here: whoever goes on from it reports them as if the
+        stage had never ended.
+        """
+        self._checkpoint()
         if self.progress.dev_step != self.progress.step:
             self._evaluate_on_dev()
         self._report_series()
@@ -181,13 +205,18 @@ class Session:
 
     def _report(self, metrics: Mapping[str, float], done: float | None = None) -> None:
         if self.rank == 0:
-            fraction = self.progress.step / self.config.algorithm.max_steps if done is None else done
+            fraction = min(1.0, self.progress.step / self.config.algorithm.max_steps) if done is None else done
             self.channel.report(self.progress.step, metrics, fraction)
 
     def _checkpoint(self) -> None:
+        started = time.perf_counter()
         folder = Path(self.assignment.checkpoint_dir)
-        save_checkpoint(folder, self.engine, self.progress.step, asdict(self.progress), self.sampler)
+        progress = asdict(self.progress)
+        save_checkpoint(folder, self.engine, self._layout, self.progress.step, progress, self.sampler)
         self._checkpointed_at = time.perf_counter()
+        self._checkpoint_interval_s = max(CHECKPOINT_LEAST_S, CHECKPOINT_COSTS * (self._checkpointed_at - started))
+        if self.rank == 0:
+            self.channel.saved(self.progress.step)
 
     def _peak_memory_bytes(self) -> int:
         """What `Assignment.memory_bytes` limits: the allocator's reserve on a GPU, the private pages on a CPU core.
@@ -205,7 +234,8 @@ class Session:
 def open_session(assignment: Assignment, channel: Channel, items_per_step: int) -> Iterator[Session]:
     """Sets a stage up, from its checkpoint if there is one; `items_per_step` examples or prompts are shared by a gang.
 
-    Raises TaskError for a task that cannot be built as configured, and ValueError for fewer items than processes.
+    Raises TaskError for a task that cannot be built as configured, ValueError for fewer items than processes, and what
+    `load_checkpoint` does.
     """
     session = Session(assignment, channel, stage_config(assignment.stage.config), items_per_step)
     yield session

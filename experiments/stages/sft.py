@@ -22,19 +22,19 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
         engine, progress, tokenizer, device = session.engine, session.progress, session.tokenizer, session.device
         examples = session.task.supervised
         order = DataOrder(len(examples), session.config.seed)
-        size = algorithm.batch_size
-        mine = part(size, session.rank, session.world_size)
+        mine = part(algorithm.batch_size, session.rank, session.world_size)
 
         while True:
             session.evaluate_if_due()
-            reached = progress.dev_step == progress.step and progress.dev_accuracy >= algorithm.stop_at_accuracy
+            measured = progress.dev_step == progress.step and not session.just_warm
+            reached = measured and progress.dev_accuracy >= algorithm.stop_at_accuracy
             if reached or progress.step >= algorithm.max_steps:
                 return session.finish()
             if session.stop_requested():
                 return session.pause()
 
             with session.busy():
-                batch = [examples[i] for i in order[progress.step * size : (progress.step + 1) * size]]
+                batch = [examples[i] for i in order[session.next_items()]]
                 token_count = sum(len(example.answer) + 1 for example in batch)  # of all processes
                 prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)
                 answers = encode_answers([example.answer for example in batch[mine]], tokenizer, device)

@@ -15,10 +15,12 @@ def exclusive(devices: Sequence[FreeDevice], requests: Sequence[Request]) -> Seq
     room = Room(devices)
     placements: list[Placement] = []
     for request in requests:
-        wanted = request.demand.devices
-        free = ([i for i in indexes if room.is_empty(i)] for _, indexes in room.fitting(request, share=1.0))
-        chosen = next((indexes[:wanted] for indexes in free if len(indexes) >= wanted), None)
-        if chosen is None:
+        fits = room.fitting(request.demand, share=1.0)
+        empty = fits & (room.residents == 0)
+        wide_enough = (empty.sum(axis=1) >= request.demand.devices).nonzero()[0]
+        if not wide_enough.size:
             break
-        placements.append(room.place(request, chosen, share=1.0))
+        row = wide_enough.item(room.first(fits)[wide_enough].argmin())
+        columns = empty[row].nonzero()[0][: request.demand.devices]
+        placements.append(room.place(request, row, columns.tolist(), share=1.0))
     return placements

@@ -7,17 +7,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.report.eta import eta_errors
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
-from orchestrator.schema import Allocation, Study, Trial, TrialState
+from orchestrator.schema import Allocation, Prediction, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS, throughput
 
 Document = Mapping[str, Any]
 
 
 def build_report(
-    study: Study, trials: Sequence[Trial], allocations: Sequence[Allocation], now: float
+    study: Study,
+    trials: Sequence[Trial],
+    allocations: Sequence[Allocation],
+    now: float,
+    predictions: Sequence[Prediction] = (),
 ) -> dict[str, Any]:
-    """The document of a study as it stands at `now` [seconds since the epoch], running or ended.
+    """The document of a study as it stands at `now` [seconds since the epoch], running, paused or ended. `predictions`
+    are the first that were made of its trials.
 
     Values that JSON can't express (NaN, infinities) become null. Deterministic: equal arguments give equal documents.
     """
@@ -27,8 +33,10 @@ def build_report(
         "study": {
             "id": study.study_id,
             "name": study.name,
+            "tenant": study.tenant,
+            "priority": study.priority,
             "sweep": list(study.sweep),
-            "device_kind": str(study.device_kind),
+            "device_kind": "" if study.device_kind is None else study.device_kind.value,
             "git_revision": study.git_revision,
             "submitted_at": study.submitted_at,
             "ended_at": study.ended_at,
@@ -39,6 +47,7 @@ def build_report(
         "settings": [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)],
         "throughput": throughput(ordered, allocations, end),
         "throughput_explained": dict(EXPLANATIONS),
+        "eta": eta_errors(ordered, allocations, predictions),
         "verdict": verdict_of(ordered),
     }
     clean: dict[str, Any] = _finite(document)
@@ -60,6 +69,8 @@ def _trial(trial: Trial, end: float) -> dict[str, Any]:
         "seconds": None if trial.started_at is None else ended - trial.started_at,
         "budget_fraction": trial.budget_fraction,
         "reused_stages": list(trial.reused_stages),
+        "cloned_from": trial.cloned_from,
+        "preemptions": trial.preemptions,
         "error": trial.error,
     }
 

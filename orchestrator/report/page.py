@@ -57,6 +57,7 @@ def html_page(document: Document) -> str:
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         _figure(document),
         *_tables(table.trial_grid(document), table.throughput_grid(document)),
+        *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document)),
         *errors,
     ]
     title = escape(study["name"])

@@ -84,8 +84,26 @@ def outcome(document: Document) -> str:
     """What became of the trials and how long it took: `14 completed, 2 pruned; 156 s`."""
     study = document["study"]
     states = ", ".join(f"{count} {state}" for state, count in study["trials_by_state"].items() if count)
+    counts = study["trials_by_state"]
     ended = "" if study["ended_at"] is not None else " so far"
+    if counts["paused"] and not counts["queued"] + counts["running"]:
+        ended = " since it was submitted, its pause included"
     return f"{states or 'no trials'}; {study['seconds']:.0f} s{ended}"
+
+
+def eta_lines(document: Document) -> list[str]:
+    """How good the predictions of starts and ends were, a line each; none where nothing was predicted."""
+    return [
+        f"ETA: first predicted {what}s of {part['count']} trials were off by {part['mean_s']:.1f} s on average (median "
+        f"{part['median_s']:.1f}, 9 in 10 within {part['p90_s']:.1f} s){_of_lead_time(part)}."
+        for what, part in ((name, document["eta"][name]) for name in ("start", "end"))
+        if part["count"]
+    ]
+
+
+def _of_lead_time(part: Mapping[str, Any]) -> str:
+    relative = part["median_relative"]
+    return "" if relative is None else f", in the median {100 * relative:.0f} % of the time they looked ahead"
 
 
 def failures(document: Document) -> list[tuple[str, str]]:
@@ -105,7 +123,7 @@ def render(document: Document) -> RenderableType:
     for grid in (comparison_grid(document), trial_grid(document)):
         if grid.rows:
             parts += ["", _Fitting(grid)]
-    parts += ["", _Fitting(throughput_grid(document)), ""]
+    parts += ["", _Fitting(throughput_grid(document)), "", *(Text(line, style="dim") for line in eta_lines(document))]
     for name, error in failures(document):
         parts.append(Text(f"{name} failed: {error}", style="red"))
     parts.append(Text(document["verdict"]["text"], style="bold"))
@@ -128,6 +146,7 @@ def markdown(document: Document) -> str:
     for grid in (comparison_grid(document), trial_grid(document), throughput_grid(document)):
         if grid.rows:
             lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
+    lines += [line for eta in eta_lines(document) for line in (eta, "")]
     for name, error in failures(document):
         lines += [f"**{name} failed**", "", "```", error, "```", ""]
     return "\n".join(lines)

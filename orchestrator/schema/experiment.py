@@ -5,7 +5,7 @@ a variant inside a study. Stages are content-addressed: equal keys mean equal ou
 need is run once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,8 +26,12 @@ class TrialState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """No transition leaves this state."""
+        """The trial is over. Only a person can bring it back: by `retry` or `extend`."""
         return self in _TERMINAL
+
+    def may_become(self, other: "TrialState") -> bool:
+        """Whether that transition exists. Staying as it is does for every state: progress is written that way."""
+        return other is self or other in _TRANSITIONS[self]
 
     @property
     def decided(self) -> bool:
@@ -37,6 +41,17 @@ class TrialState(StrEnum):
 
 _TERMINAL = frozenset({TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.CANCELLED})
 _DECIDED = frozenset({TrialState.COMPLETED, TrialState.PRUNED})
+_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
+    # A trial whose last stage another one runs completes, or fails with it, without ever running itself.
+    TrialState.QUEUED: frozenset(TrialState) - {TrialState.QUEUED},
+    TrialState.RUNNING: frozenset(TrialState) - {TrialState.RUNNING},
+    TrialState.PAUSED: frozenset({TrialState.QUEUED, TrialState.CANCELLED}),
+    # `extend` gives a larger budget, `retry` another chance.
+    TrialState.COMPLETED: frozenset({TrialState.QUEUED}),
+    TrialState.PRUNED: frozenset({TrialState.QUEUED}),
+    TrialState.FAILED: frozenset({TrialState.QUEUED}),
+    TrialState.CANCELLED: frozenset({TrialState.QUEUED}),
+}
 
 
 class StageState(StrEnum):
@@ -53,7 +68,8 @@ class Stage:
     """One step of a recipe. `config` is plain data (see `schema.training.StageConfig`); `budget_steps` its full length.
 
     `key` chains the stage's own config, its parent's key, and the versions of data and code. `entrypoint` is
-    `package.module:function`, resolved by the worker only.
+    `package.module:function`, resolved by the worker only. A *warm* stage starts from the kept checkpoint `warm_from`
+    of another one, taken at step `warm_step`, and both are in its key.
     """
 
     name: str
@@ -62,6 +78,8 @@ class Stage:
     entrypoint: str
     config: Mapping[str, Any]
     budget_steps: int
+    warm_from: str = ""
+    warm_step: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +96,20 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """One submitted sweep. `config` is the resolved base config; `sweep` the sweep overrides that made the trials."""
+    """One submitted sweep. `config` is the resolved base config, `sweep` the sweep overrides that made the trials,
+    `overrides` all that was given. `device_kind` is unknown (None) until a device has joined that can run it."""
 
     study_id: str
     name: str
     sweep: tuple[str, ...]
     config: Mapping[str, Any]
     submitted_at: float
-    device_kind: DeviceKind
+    device_kind: DeviceKind | None = None
     git_revision: str = ""
     ended_at: float | None = None
+    overrides: tuple[str, ...] = ()
+    tenant: str = "default"
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +133,9 @@ class Trial:
     `stage_index` points at the stage that is next or running; it equals `len(variant.stages)` once all are done.
     `progress` is the fraction of the current stage. `gpu_seconds` is the trial's part of the ledger: what its stages
     held, a shared stage's hold split evenly among the trials that waited for it. `reused_stages` counts the stages
-    whose output another trial's (or an earlier study's) run provided.
+    whose output another trial's (or an earlier study's) run provided. `latest` holds the newest point of each of its
+    series, `[step, value]` by name, `metrics` the final values. `cloned_from` is a trial's id; `preemptions` counts how
+    often the trial had to make room; `queued_at` is when it began to wait for its current stage.
     """
 
     trial_id: str
@@ -126,9 +150,13 @@ class Trial:
     started_at: float | None = None
     ended_at: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    latest: Mapping[str, Sequence[float]] = field(default_factory=dict)
     gpu_seconds: float = 0.0
     reused_stages: tuple[str, ...] = ()
     error: str = ""
+    preemptions: int = 0
+    cloned_from: str = ""
+    queued_at: float | None = None
 
     @property
     def budget_fraction(self) -> float:
@@ -141,9 +169,13 @@ class Trial:
 
     @property
     def reused_fraction(self) -> float:
-        """The part of `budget_fraction` that came from reused stages (0 to 1)."""
+        """The part of `budget_fraction` that came from reused stages, or from the parent of a warm clone (0 to 1)."""
         total = sum(stage.budget_steps for stage in self.variant.stages)
-        return sum(s.budget_steps for s in self.variant.stages if s.key in self.reused_stages) / total
+        reused = sum(s.budget_steps for s in self.variant.stages if s.key in self.reused_stages)
+        last = self.variant.stages[-1]
+        if self.cloned_from and last.key not in self.reused_stages:
+            reused += min(last.warm_step, last.budget_steps)
+        return min(self.budget_fraction, reused / total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +184,8 @@ class Assignment:
 
     The worker writes its result into `output_dir`, a fresh folder that whoever launched it commits by a rename.
     `parent_dir` holds the parent stage's committed output ("" for a first stage), `checkpoint_dir` survives between
-    attempts, `cache_dir` holds data that any stage may share. `rendezvous` is a file that the `world_size` processes
+    attempts and beyond the stage's end, `warm_dir` holds the kept checkpoint that a warm stage starts from where
+    `checkpoint_dir` has none yet ("" for a stage that is not warm), `cache_dir` holds data that any stage may share. `rendezvous` is a file that the `world_size` processes
     of a gang meet at. `memory_bytes` is the share's limit per device.
     """
 
@@ -170,3 +203,4 @@ class Assignment:
     rank: int = 0
     world_size: int = 1
     rendezvous: str = ""
+    warm_dir: str = ""

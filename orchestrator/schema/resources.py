@@ -3,6 +3,7 @@
 Units are in the names: `_bytes`, `_s` (seconds), `share` (fraction of one device, 0 < share <= 1).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -28,11 +29,14 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What one stage run asks for: `devices` devices, `share` and `memory_bytes` of each of them."""
+    """What one stage run asks for: `devices` devices, `share` and `memory_bytes` of each of them, and of their node
+    `cpus` cores and `host_memory_bytes` in all. The latter two are counted for fairness; nobody packs by them yet."""
 
     devices: int
     share: float
     memory_bytes: int
+    cpus: float = 0.0
+    host_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class Allocation:
     opened_at: float
     closed_at: float | None = None
     busy_s: float = 0.0
+    memory_bytes: int = 0
 
     def device_seconds(self, now: float) -> float:
         """Device count x share x wall time held [device-seconds]; an open line is counted up to `now`."""
@@ -71,13 +76,22 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A stage run that is ready and waits for devices, on behalf of the trials that need its output."""
+    """A stage run that is ready and waits for devices, on behalf of the trials that need its output.
+
+    `tenant` and `priority` are those of the trial that would lead it. `queued_at` is when it first asked: a run that
+    had to make room keeps its place. `expected_s` is how long it is expected to hold its devices [s], None while
+    nobody can say. `preemptions` is how often it had to make room.
+    """
 
     stage_key: str
     study_id: str
     trial_ids: tuple[str, ...]
     demand: Demand
     queued_at: float
+    tenant: str = "default"
+    priority: int = 0
+    expected_s: float | None = None
+    preemptions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +105,63 @@ class FreeDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A bundle on its devices. `request` is what it asked for, as it would ask again if it had to leave now.
+
+    `unsaved_s`: how long ago its last checkpoint (or start) was [s]. `expected_end_at`: None while nobody can say.
+    `stopping`: it was asked to leave.
+    """
+
+    bundle_id: str
+    placement: Placement
+    request: Request
+    opened_at: float
+    unsaved_s: float = 0.0
+    expected_end_at: float | None = None
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What all nodes together have, or what somebody holds of it. Devices count by share."""
+
+    devices: float = 0.0
+    cpus: float = 0.0
+    host_memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A group of users with a claim on the cluster.
+
+    `quota`: devices (fractions count) that are theirs whenever they want them; None: no limit and no claim.
+    `borrowing_limit`: how many devices beyond the quota they may hold while nobody claims them; None: any number.
+    `weight`: their part under fair sharing. `max_priority`: the highest that their studies may ask for.
+    """
+
+    name: str
+    weight: float = 1.0
+    quota: float | None = None
+    borrowing_limit: float | None = None
+    max_priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUse:
+    """What a tenant holds now, and what it has used: resource-seconds that count less the older they are."""
+
+    tenant: Tenant
+    held: Capacity
+    used: Capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything an ordering or packing policy may look at. `queue` is in order of arrival."""
+    """Everything an ordering, sharing or packing policy may look at. `queue` is in order of arrival."""
 
     at: float
     devices: tuple[FreeDevice, ...] = ()
-    residents: tuple[Placement, ...] = ()
+    residents: tuple[Resident, ...] = ()
     queue: tuple[Request, ...] = field(default=())
+    capacity: Capacity = field(default=Capacity())
+    tenants: Mapping[str, TenantUse] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""The durable queue and ledger: studies, trials, stages, allocations. SQLAlchemy is imported by `database` only."""
+"""The durable queue, ledger and journal. SQLAlchemy is imported where a database is."""

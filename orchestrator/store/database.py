@@ -1,183 +1,305 @@
-"""The durable truth on SQLAlchemy: one transaction per call of `apply`."""
+"""The durable truth on SQLAlchemy: one transaction per call."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from orchestrator.events import Record, RecordAllocation, RecordStage, RecordStudy, RecordTrial
-from orchestrator.schema import Allocation, DeviceKind, Outcome, Stage, StageState, Study, Trial, TrialState, Variant
+from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordStudy, RecordTrial
+from orchestrator.ports import LeaseLost, TransitionRefused
+from orchestrator.schema import (
+    Allocation,
+    Command,
+    Device,
+    Holder,
+    JournalEntry,
+    JournalKind,
+    Lease,
+    Outcome,
+    Prediction,
+    StageState,
+    Study,
+    Token,
+    Trial,
+    TrialState,
+)
 from orchestrator.store import tables
+from orchestrator.store.documents import DocumentReader, DocumentWriter
+from orchestrator.store.engine import chunks, open_engine, rows_among, rows_of, writer
+from orchestrator.store.failures import said_as_unavailable
 from orchestrator.store.migrate import migrate
+from orchestrator.store.misfits import Held, illegal_transition, misfit
+from orchestrator.store.rows import (
+    Row,
+    allocation_of,
+    command_of,
+    device_of,
+    entry_of,
+    lease_of,
+    row_of,
+    study_of,
+    token_of,
+    trial_of,
+)
+from orchestrator.store.writing import Misfit, add_missing, batch_of, document_rows, write
 
 
 class DatabaseStore:
     """A `ports.Store` on an SQLAlchemy URL: `sqlite:///path/to/store.db` or `postgresql+psycopg://user@host/name`.
 
-    Opening it makes or migrates the tables.
+    Opening it makes or migrates the tables; that raises SQLAlchemy's errors and NewerStore. May be used by several
+    threads at once.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _configure_sqlite)
+        self._engine = open_engine(url)
         try:
             migrate(self._engine)
         except BaseException:
             self._engine.dispose()
             raise
-
-    def apply(self, records: Sequence[Record]) -> None:
-        if not records:
-            return
-        with self._engine.begin() as connection:
-            for record in records:
-                match record:
-                    case RecordStudy():
-                        _write_study(connection, record.study)
-                    case RecordTrial():
-                        _write_trial(connection, record.trial)
-                    case RecordStage():
-                        _write_stage(connection, record)
-                    case RecordAllocation():
-                        _write_allocation(connection, record.allocation)
-
-    def study(self, study_id: str) -> Study:
-        with self._engine.connect() as connection:
-            row = connection.execute(select(tables.studies).where(tables.studies.c.study_id == study_id)).first()
-        if row is None:
-            raise KeyError(study_id)
-        return _study(row._mapping)
-
-    def studies(self) -> list[Study]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(tables.studies).order_by(tables.studies.c.submitted_at)).all()
-        return [_study(row._mapping) for row in rows]
-
-    def trials(self, study_id: str) -> list[Trial]:
-        query = (
-            select(tables.trials, tables.variants)
-            .join(tables.variants, tables.variants.c.trial_id == tables.trials.c.trial_id)
-            .where(tables.trials.c.study_id == study_id)
-            .order_by(tables.trials.c.number)
-        )
-        with self._engine.connect() as connection:
-            return [_trial(row._mapping) for row in connection.execute(query)]
-
-    def allocations(self, study_id: str) -> list[Allocation]:
-        table = tables.allocations
-        query = select(table).where(table.c.study_id == study_id).order_by(table.c.opened_at, table.c.bundle_id)
-        with self._engine.connect() as connection:
-            return [_allocation(row._mapping) for row in connection.execute(query)]
-
-    def completed_stages(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        table = tables.stages
-        query = select(table.c.stage_key, table.c.outcome).where(
-            table.c.stage_key.in_(keys), table.c.state == StageState.COMPLETED.value
-        )
-        with self._engine.connect() as connection:
-            return {row.stage_key: Outcome(**row.outcome) for row in connection.execute(query)}
-
-    def close(self) -> None:
-        self._engine.dispose()
+        self._writer = writer(self._engine)
+        self._documents = DocumentReader()
+        self._documents_lock = threading.Lock()
 
     @property
     def engine(self) -> Engine:
         """For inspection in tests."""
         return self._engine
 
+    def close(self) -> None:
+        self._engine.dispose()
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    """Write-ahead logging lets readers (`report`) look while a study writes; a busy writer is waited for."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with said_as_unavailable(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with said_as_unavailable(), self._writer.begin() as connection:
+            yield connection
+
+    def _all(self, query: Select[Any]) -> list[Row]:
+        with self._reading() as connection:
+            return rows_of(connection, query)
+
+    def _one(self, query: Select[Any], key: object) -> Row:
+        found = self._all(query)
+        if not found:
+            raise KeyError(key)
+        return found[0]
+
+    # --- the leader's -------------------------------------------------------------------------------------------------
+
+    def apply(self, records: Sequence[Record], *, term: int = 0, batch: int = 0) -> None:
+        if refusal := illegal_transition(records):
+            raise TransitionRefused(refusal)
+        if records or term:
+            encoded = batch_of(records)
+            with self._refusing(records), self._writing() as connection:
+                if not term or _takes_effect(connection, term, batch):
+                    write(connection, encoded)
+
+    @contextmanager
+    def _refusing(self, records: Sequence[Record]) -> Iterator[None]:
+        """Says of a transaction that was rolled back which record didn't fit."""
+        try:
+            yield
+        except (Misfit, IntegrityError) as error:
+            refusal = misfit(records, self._held(records))
+            if not refusal and not isinstance(error, Misfit):
+                raise
+            raise TransitionRefused(refusal or f"{error} changed meanwhile") from error
+
+    def _held(self, records: Sequence[Record]) -> Held:
+        """What the database holds of what the records are about."""
+        trials = [r.trial for r in records if isinstance(r, RecordTrial)]
+        lines = [r.allocation for r in records if isinstance(r, RecordAllocation)]
+        study_ids = {trial.study_id for trial in trials} | {line.study_id for line in lines}
+        trial_ids = {trial.trial_id for trial in trials}
+        bundle_ids = {line.bundle_id for line in lines}
+        command_ids = {r.command_id for r in records if isinstance(r, RecordAnswer)}
+        s, t, a, c = tables.studies.c, tables.trials.c, tables.allocations.c, tables.commands.c
+        with self._reading() as connection:
+            found = rows_among(connection, select(s.study_id), s.study_id, study_ids)
+            states = rows_among(connection, select(t.trial_id, t.state), t.trial_id, trial_ids)
+            held = rows_among(connection, select(a.bundle_id, a.closed_at), a.bundle_id, bundle_ids)
+            asked = rows_among(connection, select(c.command_id, c.answered_at), c.command_id, command_ids)
+        return Held(
+            studies={row["study_id"] for row in found},
+            trials={row["trial_id"]: TrialState(row["state"]) for row in states},
+            lines={row["bundle_id"]: row["closed_at"] is None for row in held},
+            commands={row["command_id"]: row["answered_at"] is None for row in asked},
+        )
+
+    def lease(self) -> Lease:
+        return lease_of(self._all(select(tables.leases))[0])
+
+    def take_lease(self, seen: Lease, holder: Holder, config: Mapping[str, object], at: float) -> Lease | None:
+        taken = Lease(term=seen.term + 1, beat=seen.beat + 1, beat_at=at, holder=holder, config=config)
+        lease = tables.leases
+        statement = update(lease).where(lease.c.term == seen.term, lease.c.beat == seen.beat)
+        with self._writing() as connection:
+            result = connection.execute(statement.values(**row_of(taken, "holder"), holder=row_of(holder), batch=0))
+            return taken if result.rowcount else None
+
+    def renew_lease(self, term: int, at: float) -> None:
+        with self._writing() as connection:
+            if not _beat(connection, term, at):
+                raise LeaseLost(f"term {term} is over")
+
+    def release_lease(self, term: int, at: float) -> None:
+        with self._writing() as connection:
+            _beat(connection, term, at, holder=None)
+
+    def pending_commands(self) -> list[Command]:
+        c = tables.commands.c
+        query = select(tables.commands).where(c.answered_at.is_(None)).order_by(c.command_id)
+        return [command_of(row) for row in self._all(query)]
+
+    def completed_stages(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        c = tables.stages.c
+        query = select(c.stage_key, c.outcome).where(c.state == StageState.COMPLETED.value)
+        with self._reading() as connection:
+            found = rows_among(connection, query, c.stage_key, set(keys))
+        return {row["stage_key"]: Outcome(**row["outcome"]) for row in found}
+
+    # --- anybody's ----------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command, study: RecordStudy | None = None, trials: Sequence[RecordTrial] = ()) -> int:
+        records: list[Record] = [*trials] if study is None else [study, *trials]
+        batch = batch_of(records)
+        # The leader tells the journal, when it takes the study in.
+        batch.journal = []
+        # Documents are nobody's until a trial names them. Outside of the transaction, which the leader has to wait for.
+        for chunk in chunks(document_rows(batch.documents)):
+            with self._writing() as connection:
+                add_missing(connection, tables.documents, chunk)
+        batch.documents = DocumentWriter()
+        with self._refusing(records), self._writing() as connection:
+            write(connection, batch)
+            result = connection.execute(insert(tables.commands).values(row_of(command, "command_id")))
+            (command_id,) = result.inserted_primary_key or (0,)
+        return int(command_id)
+
+    def command(self, command_id: int) -> Command:
+        query = select(tables.commands).where(tables.commands.c.command_id == command_id)
+        return command_of(self._one(query, command_id))
+
+    def study(self, study_id: str) -> Study:
+        query = select(tables.studies).where(tables.studies.c.study_id == study_id)
+        return study_of(self._one(query, study_id))
+
+    def studies(self, *, open_only: bool = False) -> list[Study]:
+        c = tables.studies.c
+        query = select(tables.studies).order_by(c.submitted_at, c.study_id)
+        return [study_of(row) for row in self._all(query.where(c.ended_at.is_(None)) if open_only else query)]
+
+    def trials(self, study_id: str) -> list[Trial]:
+        c = tables.trials.c
+        return self._trials(select(tables.trials).where(c.study_id == study_id).order_by(c.number, c.trial_id))
+
+    def trial(self, trial_id: str) -> Trial:
+        found = self._trials(select(tables.trials).where(tables.trials.c.trial_id == trial_id))
+        if not found:
+            raise KeyError(trial_id)
+        return found[0]
+
+    def _trials(self, query: Select[Any]) -> list[Trial]:
+        found = self._all(query)
+        with self._documents_lock:
+            variants = self._documents.variants({row["variant"] for row in found}, self._document_bodies)
+        return [trial_of(row, variants[row["variant"]]) for row in found]
+
+    def _document_bodies(self, digests: Iterable[str]) -> dict[str, str]:
+        with self._reading() as connection:
+            found = rows_among(connection, select(tables.documents), tables.documents.c.digest, digests)
+        return {row["digest"]: row["body"] for row in found}
+
+    def allocations(self, study_id: str | None = None) -> list[Allocation]:
+        c = tables.allocations.c
+        query = select(tables.allocations).order_by(c.opened_at, c.bundle_id)
+        found = self._all(query if study_id is None else query.where(c.study_id == study_id))
+        return [allocation_of(row) for row in found]
+
+    def devices(self) -> list[Device]:
+        c = tables.devices.c
+        return [device_of(row) for row in self._all(select(tables.devices).order_by(c.node_id, c.index))]
+
+    def predictions(self, study_id: str) -> list[Prediction]:
+        c = tables.predictions.c
+        query = select(tables.predictions).where(c.study_id == study_id).order_by(c.trial_id)
+        return [Prediction(**row) for row in self._all(query)]
+
+    # --- the journal and its forwarder --------------------------------------------------------------------------------
+
+    def journal(self, after: int, limit: int, *, trial_id: str = "") -> list[JournalEntry]:
+        c = tables.journal.c
+        query = select(tables.journal).where(c.sequence > after).order_by(c.sequence).limit(limit)
+        return [entry_of(row) for row in self._all(query.where(c.trial_id == trial_id) if trial_id else query)]
+
+    def journal_end(self, study_id: str = "") -> int:
+        c = tables.journal.c
+        query = select(func.coalesce(func.max(c.sequence), 0).label("end"))
+        return int(self._all(query.where(c.study_id == study_id) if study_id else query)[0]["end"])
+
+    def forwarded(self) -> int:
+        return int(self._all(select(tables.forwarding.c.sequence))[0]["sequence"])
+
+    def set_forwarded(self, sequence: int) -> None:
+        """Points that the tracker has live there from now on: they would be the bulk of the database."""
+        c = tables.journal.c
+        before = select(tables.forwarding.c.sequence).scalar_subquery()
+        points = delete(tables.journal).where(c.sequence > before, c.sequence <= sequence, c.kind == JournalKind.POINT)
+        with self._writing() as connection:
+            connection.execute(points)
+            connection.execute(update(tables.forwarding).values(sequence=sequence))
+
+    # --- access -------------------------------------------------------------------------------------------------------
+
+    def add_token(self, token: Token) -> None:
+        try:
+            with self._writing() as connection:
+                connection.execute(insert(tables.tokens).values(row_of(token)))
+        except IntegrityError as error:
+            raise KeyError(token.name) from error
+
+    def token(self, digest: str) -> Token | None:
+        found = self._all(select(tables.tokens).where(tables.tokens.c.digest == digest))
+        return token_of(found[0]) if found else None
+
+    def tokens(self) -> list[Token]:
+        return [token_of(row) for row in self._all(select(tables.tokens).order_by(tables.tokens.c.name))]
+
+    def revoke_token(self, name: str, at: float) -> None:
+        c = tables.tokens.c
+        statement = update(tables.tokens).where(c.name == name).values(revoked_at=func.coalesce(c.revoked_at, at))
+        with self._writing() as connection:
+            if not connection.execute(statement).rowcount:
+                raise KeyError(name)
 
 
-def _upsert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    statement = _insert(connection, table).values(**row)
-    keys = [column.name for column in table.primary_key]
-    changed = {name: statement.excluded[name] for name in row if name not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+def _takes_effect(connection: Connection, term: int, batch: int) -> bool:
+    """The fence. Whether the call is yet to be written: not if it was committed, and its answer lost. Raises LeaseLost.
+
+    Where there are row locks, writers wait for each other here.
+    """
+    lease = tables.leases
+    statement = update(lease).where(lease.c.term == term, lease.c.batch == batch - 1)
+    if connection.execute(statement.values(beat=lease.c.beat + 1, beat_at=time.time(), batch=batch)).rowcount:
+        return True
+    held = connection.execute(select(lease.c.term, lease.c.batch)).one()
+    if (held.term, held.batch) == (term, batch):
+        return False
+    raise LeaseLost(f"term {held.term} at call {held.batch} is on, not term {term} at call {batch}")
 
 
-def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """The two databases spell an upsert alike, but SQLAlchemy has no word for both."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
-
-
-def _write_study(connection: Connection, study: Study) -> None:
-    row = asdict(study) | {"sweep": list(study.sweep), "device_kind": study.device_kind.value}
-    _upsert(connection, tables.studies, row)
-
-
-def _write_trial(connection: Connection, trial: Trial) -> None:
-    fields = {
-        name: getattr(trial, name) for name in Trial.__dataclass_fields__ if name not in ("variant", "state", "metrics")
-    }
-    row = fields | {
-        "state": trial.state.value,
-        "metrics": dict(trial.metrics),
-        "reused_stages": list(trial.reused_stages),
-    }
-    _upsert(connection, tables.trials, row)
-    variant = trial.variant
-    statement = _insert(connection, tables.variants).values(
-        trial_id=trial.trial_id,
-        variant_key=variant.key,
-        algorithm=variant.algorithm,
-        seed=variant.seed,
-        overrides=list(variant.overrides),
-        config=variant.config,
-        stages=[asdict(stage) for stage in variant.stages],
-    )
-    if trial.attempt == 0:
-        connection.execute(statement.on_conflict_do_nothing())
-
-
-def _write_stage(connection: Connection, record: RecordStage) -> None:
-    row = {
-        "stage_key": record.stage.key,
-        "name": record.stage.name,
-        "parent_key": record.stage.parent_key,
-        "state": record.state.value,
-        "outcome": asdict(record.outcome),
-    }
-    _upsert(connection, tables.stages, row)
-
-
-def _write_allocation(connection: Connection, allocation: Allocation) -> None:
-    row = asdict(allocation) | {
-        "trial_ids": list(allocation.trial_ids),
-        "device_ids": list(allocation.device_ids),
-    }
-    _upsert(connection, tables.allocations, row)
-
-
-def _study(row: Any) -> Study:
-    values = dict(row)
-    return Study(**(values | {"sweep": tuple(values["sweep"]), "device_kind": DeviceKind(values["device_kind"])}))
-
-
-def _trial(row: Any) -> Trial:
-    variant = Variant(
-        key=row["variant_key"],
-        algorithm=row["algorithm"],
-        seed=row["seed"],
-        overrides=tuple(row["overrides"]),
-        config=row["config"],
-        stages=tuple(Stage(**stage) for stage in row["stages"]),
-    )
-    fields = {name: row[name] for name in Trial.__dataclass_fields__ if name not in ("variant", "trial_id")}
-    fields |= {"state": TrialState(row["state"]), "reused_stages": tuple(row["reused_stages"])}
-    return Trial(trial_id=row[tables.trials.c.trial_id], variant=variant, **fields)
-
-
-def _allocation(row: Any) -> Allocation:
-    values = dict(row)
-    return Allocation(**(values | {"trial_ids": tuple(values["trial_ids"]), "device_ids": tuple(values["device_ids"])}))
+def _beat(connection: Connection, term: int, at: float, **changes: None) -> bool:
+    lease = tables.leases
+    statement = update(lease).where(lease.c.term == term)
+    return bool(connection.execute(statement.values(beat=lease.c.beat + 1, beat_at=at, **changes)).rowcount)

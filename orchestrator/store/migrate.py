@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, inspect, text
 
+from orchestrator.store.engine import writer
+from orchestrator.store.guards import install_guards
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision under migrations/versions; a test holds it against Alembic's own opinion."""
 
 # Any number that nobody else on the database uses for an advisory lock.
@@ -44,10 +47,26 @@ def _alone(engine: Engine) -> Iterator[Connection]:
     with ExitStack() as stack:
         if engine.dialect.name == "sqlite" and engine.url.database:
             stack.enter_context(FileLock(f"{engine.url.database}.migrate.lock"))
-        connection = stack.enter_context(engine.begin())
+        connection = stack.enter_context(writer(engine).connect())
+        if engine.dialect.name == "sqlite":
+            stack.enter_context(_foreign_keys_unchecked(connection))
+        stack.enter_context(connection.begin())
         if engine.dialect.name == "postgresql":
+            # Somebody else's migration is waited for, however large the database.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         yield connection
+
+
+@contextmanager
+def _foreign_keys_unchecked(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew, and what refers to it must not mind. Only outside a transaction."""
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys=ON")
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -61,6 +80,8 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command
 
     command.upgrade(alembic_config(connection), "head")
+    # Afterwards, whatever the migration did: a table that SQLite makes anew comes without its triggers.
+    install_guards(connection)
 
 
 def alembic_config(connection: Connection) -> "Config":

@@ -5,8 +5,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from orchestrator.config import ConfigError
 from orchestrator.home import HOME_VARIABLE, STORE_VARIABLE, Home
+from orchestrator.ports import Store
 from orchestrator.schema import Study
 from orchestrator.store.database import DatabaseStore
+from orchestrator.store.failures import reason
 from orchestrator.store.migrate import NewerStore
 
 
@@ -30,12 +32,11 @@ def usable_store(home: Home) -> DatabaseStore:
     except ImportError as error:
         raise ConfigError("store", where, f"{error}; pip install 'orchestrator[postgres]'") from error
     except (SQLAlchemyError, OSError, NewerStore) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
         remedy = f"move it away, or set {HOME_VARIABLE} or {STORE_VARIABLE} to another"
-        raise ConfigError("store", where, f"can't be used as the store ({reason}); {remedy}") from error
+        raise ConfigError("store", where, f"can't be used as the store ({reason(error)}); {remedy}") from error
 
 
-def find_study(store: DatabaseStore, study_id: str | None) -> Study:
+def find_study(store: Store, study_id: str | None) -> Study:
     """The study of that id, or with None the last one submitted. Raises ConfigError naming those there are."""
     studies = store.studies()
     if not studies:

@@ -1,7 +1,8 @@
 """Where leads look: trackers record studies and trials for people, never for the scheduler.
 
-Every tracker fulfils `orchestrator.ports.Tracker` and describes runs in the words of `tracking.runs`. Importing this
-package imports no tracking backend; MLflow is first imported in the writer's own thread.
+Every tracker fulfils `orchestrator.ports.Tracker` and describes runs in the words of `tracking.runs`; a
+`forwarder.Forwarder` tells it the store's journal. Importing this package imports no tracking backend; MLflow is first
+imported at the first record, in the process of `tracking.process`.
 """
 
 from collections.abc import Callable, Mapping

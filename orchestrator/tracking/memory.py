@@ -1,18 +1,15 @@
-"""A tracker that keeps what it is told: for a study whose numbers need no reader, and for tests of the loop.
+"""A tracker that keeps what it is told: for a study whose numbers need no reader, and for tests.
 
 Nothing is written anywhere; the store remains the durable truth, and `orchestrator report` reads from there.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.schema import Study, Trial
+from orchestrator.schema import JournalEntry, Study, Trial
 from orchestrator.tracking import runs
-from orchestrator.tracking.runs import RunStatus
-
-logger = logging.getLogger(__name__)
+from orchestrator.tracking.runs import NoRun, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,86 +33,92 @@ class Run:
     series: dict[str, list[Point]] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     ended_at: float | None = None
+    _known: set[tuple[str, int, str, float]] = field(default_factory=set)
 
     @property
     def metrics(self) -> dict[str, float]:
         """The last value of every metric."""
         return {name: points[-1].value for name, points in self.series.items()}
 
+    def add(self, metrics: Mapping[str, float], step: int, at: float) -> None:
+        """One point of each metric; a point that is there already is not added again."""
+        for name, value in metrics.items():
+            # By its text: a NaN doesn't equal itself.
+            identity = (name, step, repr(value), at)
+            if identity not in self._known:
+                self._known.add(identity)
+                self.series.setdefault(name, []).append(Point(step, value, at))
+
 
 class MemoryTracker:
-    """Records into `runs`, keyed by study id and trial id. Never blocks, holds nothing open."""
+    """Records into `runs`, keyed by study id and trial id; `experiments` holds their names by study id."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.experiments: dict[str, str] = {}
-        self._studies: dict[str, Study] = {}
 
     def check(self) -> None:
         """Memory is always there."""
 
     def study_started(self, study: Study) -> None:
-        self._studies[study.study_id] = study
         self.experiments[study.study_id] = runs.experiment_name(study)
-        known = self.runs.get(study.study_id)
-        if known is not None:
-            known.status, known.ended_at = RunStatus.RUNNING, None
+        run = self.runs.get(study.study_id)
+        if run is None:
+            self.runs[study.study_id] = Run(
+                name=study.name,
+                tags=runs.study_tags(study),
+                params=runs.flatten(study.config),
+                status=RunStatus.RUNNING,
+                artifacts={runs.CONFIG_FILE: runs.config_yaml(study.config)},
+            )
             return
-        self.runs[study.study_id] = Run(
-            name=study.name,
-            tags=runs.study_tags(study),
-            params=runs.flatten(study.config),
-            status=RunStatus.RUNNING,
-            artifacts={runs.CONFIG_FILE: runs.config_yaml(study.config)},
-        )
+        run.tags.update(runs.study_tags(study))
+        if study.ended_at is None:
+            run.status, run.ended_at = RunStatus.RUNNING, None
 
-    def trial_changed(self, trial: Trial) -> None:
+    def trial_changed(self, study: Study, trial: Trial) -> None:
         run = self.runs.get(trial.trial_id)
         if run is None:
-            run = self.runs[trial.trial_id] = self._open(trial)
-        run.tags.update(runs.state_tags(trial))
+            run = self.runs[trial.trial_id] = self._open(study, trial)
+        run.name = runs.run_name(trial)
+        run.tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial)}
+        run.params = runs.flatten(trial.variant.config)
+        run.artifacts[runs.CONFIG_FILE] = runs.config_yaml(trial.variant.config)
         run.status = runs.STATUS_OF[trial.state]
-        if not trial.state.terminal:
-            return
-        run.ended_at = trial.ended_at
-        step = max((points[-1].step for points in run.series.values()), default=0)
-        for name, value in runs.final_metrics(trial).items():
-            run.series.setdefault(name, []).append(Point(step, value, trial.ended_at or 0.0))
+        run.ended_at = trial.ended_at if trial.state.terminal else None
+        if trial.state.terminal:
+            run.add(runs.final_metrics(trial), runs.final_step(trial), trial.ended_at or trial.submitted_at)
         if trial.error:
-            run.artifacts[runs.ERROR_FILE] = trial.error
+            run.artifacts[runs.ERROR_FILE] = runs.error_text(trial)
 
-    def metrics(self, trial_id: str, step: int, metrics: Mapping[str, float], at: float) -> None:
+    def points(self, study: Study, trial_id: str, points: Sequence[JournalEntry]) -> None:
         run = self.runs.get(trial_id)
         if run is None:
-            logger.warning("tracking: a point of trial %s, which has no run, is dropped", trial_id)
-            return
-        for name, value in metrics.items():
-            run.series.setdefault(name, []).append(Point(step, value, at))
+            raise NoRun(f"trial {trial_id} of study {study.study_id} has no run")
+        for point in points:
+            run.add(point.payload["metrics"], point.payload["step"], point.at)
 
     def study_finished(self, study: Study, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+        if study.study_id not in self.runs:
+            self.study_started(study)
         run = self.runs[study.study_id]
-        at = study.ended_at or 0.0
-        for name, value in runs.readable(metrics).items():
-            run.series.setdefault(name, []).append(Point(0, value, at))
-        run.artifacts.update({path.name: path.read_text(encoding="utf-8") for path in artifacts})
-        run.status, run.ended_at = RunStatus.FINISHED, study.ended_at
+        run.add(runs.readable(metrics), 0, study.ended_at or study.submitted_at)
+        run.artifacts.update({path.name: path.read_text(encoding="utf-8") for path in artifacts if path.exists()})
+        states = [child.tags["state"] for child in self.runs.values() if child.parent == study.study_id]
+        run.status, run.ended_at = runs.study_status(states), study.ended_at
+
+    def refused(self, error: Exception) -> bool:
+        return isinstance(error, NoRun)
+
+    def answers(self) -> bool:
+        return True
 
     def where_to_look(self, study_id: str) -> str:
         """Nowhere: the runs end with the process."""
         del study_id
         return ""
 
-    def close(self, timeout_s: float) -> bool:
-        """There is nothing to write out."""
-        return True
-
-    def _open(self, trial: Trial) -> Run:
-        study = self._studies[trial.study_id]
-        return Run(
-            name=runs.run_name(trial),
-            tags=runs.trial_tags(study, trial),
-            params=runs.flatten(trial.variant.config),
-            status=runs.STATUS_OF[trial.state],
-            parent=study.study_id,
-            artifacts={runs.CONFIG_FILE: runs.config_yaml(trial.variant.config)},
-        )
+    def _open(self, study: Study, trial: Trial) -> Run:
+        if study.study_id not in self.runs:
+            self.study_started(study)
+        return Run(name="", tags={}, params={}, status=runs.STATUS_OF[trial.state], parent=study.study_id)

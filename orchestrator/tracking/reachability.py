@@ -1,6 +1,7 @@
-"""Can records arrive at an MLflow address? Answered within seconds and without importing MLflow (1.9 s)."""
+"""Can records arrive at an MLflow address, and where do they lie? Answered without importing MLflow (1.9 s)."""
 
 import base64
+import json
 import os
 import sqlite3
 import threading
@@ -8,9 +9,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from orchestrator.ports import TrackingUnavailable
+from orchestrator.redaction import redacted_text
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _SQLITE_PREFIX: Final = "sqlite:///"
@@ -29,8 +31,8 @@ def check_uri(uri: str, timeout_s: float) -> None:
         _check_server(uri, timeout_s)
     else:
         raise TrackingUnavailable(
-            f"tracking.uri={uri!r}: not an address of MLflow; use sqlite:////path/to/mlflow.db or http://host:port "
-            "(for another database start `mlflow server` in front of it)"
+            f"tracking.uri={redacted_text(uri)!r}: not an address of MLflow; use sqlite:////path/to/mlflow.db or "
+            "http://host:port (for another database start `mlflow server` in front of it)"
         )
 
 
@@ -74,7 +76,7 @@ def _check_database_file(uri: str, path: Path) -> None:
         with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0) as connection:
             names = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.OperationalError:
-        # Locked by a writer: it is there, and the writer's thread waits for its turn.
+        # Locked by a writer: it is there, and whoever records waits for its turn.
         return
     except sqlite3.DatabaseError as error:
         raise TrackingUnavailable(f"tracking.uri={uri!r}: {path} is damaged ({error}); name another file") from error
@@ -93,19 +95,47 @@ def _check_server(uri: str, timeout_s: float) -> None:
     problem = answer[0] if answer else f"no answer within {timeout_s:g} s"
     if problem:
         raise TrackingUnavailable(
-            f"tracking.uri={uri!r}: {problem}; start `mlflow server`, correct the address, or leave tracking.uri empty "
-            "to track into the home folder"
+            f"tracking.uri={redacted_text(uri)!r}: {problem}; start `mlflow server`, correct the address, or leave "
+            "tracking.uri empty to track into the home folder"
         )
+
+
+def find_experiment(uri: str, suffix: str, timeout_s: float) -> str:
+    """The id of the experiment whose name ends in `suffix`; empty if there is none, or nobody answers."""
+    try:
+        if urlsplit(uri).scheme == "sqlite":
+            named = _experiments_in_file(sqlite_path(uri), timeout_s)
+        else:
+            # MLflow's LIKE takes "_" for any character, so that the answer may hold others.
+            query = {"max_results": 1000, "filter": f"name LIKE '%{suffix}'"}
+            named = _experiments_on_server(uri, query, timeout_s)
+    except (sqlite3.Error, OSError, ValueError):
+        return ""
+    return next((experiment_id for name, experiment_id in named if name.endswith(suffix)), "")
+
+
+def _experiments_in_file(path: Path, timeout_s: float) -> list[tuple[str, str]]:
+    query = "select name, experiment_id from experiments where lifecycle_stage = 'active'"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_s)
+    try:
+        return [(name, str(experiment_id)) for name, experiment_id in connection.execute(query)]
+    finally:
+        connection.close()
+
+
+def _experiments_on_server(uri: str, query: dict[str, object], timeout_s: float) -> list[tuple[str, str]]:
+    with urllib.request.urlopen(_request(uri, query), timeout=timeout_s) as response:
+        found = json.load(response).get("experiments", [])
+    return [(experiment["name"], experiment["experiment_id"]) for experiment in found]
 
 
 def _ask(uri: str, timeout_s: float) -> str:
     """What is wrong with the server at `uri`, or an empty string."""
-    url = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        request = urllib.request.Request(url, headers=_credentials())
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        with urllib.request.urlopen(_request(uri, {"max_results": 1}), timeout=timeout_s) as response:
             content_type = response.headers.get_content_type()
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in (401, 403):
             return f"access refused ({error.code}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         return f"answers, but not as an MLflow server ({error.code})"
@@ -115,11 +145,25 @@ def _ask(uri: str, timeout_s: float) -> str:
     return "" if content_type == "application/json" else f"answers, but not as an MLflow server ({content_type})"
 
 
-def _credentials() -> dict[str, str]:
-    """MLflow's own variables for authentication, as it would send them."""
+def _request(uri: str, query: dict[str, object]) -> urllib.request.Request:
+    """A search for experiments, with the user and password of the address or of MLflow's own variables."""
+    parts = urlsplit(uri)
+    # urllib takes a password in an address for part of the host.
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")).rstrip("/")
+    url = f"{bare}/api/2.0/mlflow/experiments/search?{urlencode(query, quote_via=quote)}"
+    return urllib.request.Request(url, headers=_credentials(parts.username, parts.password))
+
+
+def _credentials(user: str | None, password: str | None) -> dict[str, str]:
+    """Those of the address, or else MLflow's own variables for authentication, as it would send them."""
+    if user is not None:
+        return _basic(unquote(user), unquote(password or ""))
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+        return _basic(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
     return {}
+
+
+def _basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}

@@ -1,16 +1,18 @@
 """How a study and its trials look as tracked runs: names, tags, params, final metrics, status. Pure.
 
 Every tracker writes these words, so that a reader (or a test) finds the same things whichever one is configured. A
-study is a parent run, each trial a child run of it.
+study is a parent run, each trial a child run of it. Secrets (see `orchestrator.redaction`) are masked here, so that no
+tracker sees one.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.redaction import redacted, redacted_override, redacted_text
 from orchestrator.schema import Study, Trial, TrialState
 
 CONFIG_FILE: Final = "config.yaml"
@@ -19,8 +21,14 @@ CONFIG_FILE: Final = "config.yaml"
 ERROR_FILE: Final = "error.txt"
 """The artifact that holds all of a failed trial's error; its `error` tag is shortened to fit a table cell."""
 
+ERROR_TAG: Final = "error"
+
 MAX_ERROR_TAG_CHARS: Final = 500
 MAX_RUN_NAME_CHARS: Final = 120
+
+
+class NoRun(Exception):
+    """A point of a trial that has no run: its opening was refused."""
 
 
 class RunStatus(StrEnum):
@@ -55,38 +63,51 @@ def study_tags(study: Study) -> dict[str, str]:
     return {
         "orchestrator.kind": "study",
         "study_id": study.study_id,
-        "device_kind": str(study.device_kind),
-        "sweep": " ".join(study.sweep),
+        "device_kind": str(study.device_kind or ""),
+        "sweep": _overrides(study.sweep),
+        "overrides": _overrides(study.overrides),
+        "tenant": study.tenant,
+        "priority": str(study.priority),
         **_revision_tags(study),
     }
 
 
 def trial_tags(study: Study, trial: Trial) -> dict[str, str]:
-    """Tags of a child run that stay as they are from its first record to its last."""
-    return {
+    """Tags of a child run that say what the trial is; only an extension changes them."""
+    tags = {
         "orchestrator.kind": "trial",
         "study_id": study.study_id,
         "trial_id": trial.trial_id,
         "trial_number": str(trial.number),
-        "device_kind": str(study.device_kind),
+        "device_kind": str(study.device_kind or ""),
         "variant_key": trial.variant.key,
         "algorithm": trial.variant.algorithm,
-        "overrides": " ".join(trial.variant.overrides),
+        "overrides": _overrides(trial.variant.overrides),
+        "tenant": study.tenant,
         **_revision_tags(study),
     }
+    return tags | {"cloned_from": trial.cloned_from} if trial.cloned_from else tags
 
 
 def state_tags(trial: Trial) -> dict[str, str]:
-    """Tags of a child run that follow the trial's state."""
-    tags = {"state": str(trial.state), "attempt": str(trial.attempt), "stages_reused": str(len(trial.reused_stages))}
-    if trial.error:
-        tags["error"] = shorten_error(trial.error)
-    return tags
+    """Tags of a child run that follow the trial's state; `error` goes when the trial gets another chance."""
+    tags = {
+        "state": str(trial.state),
+        "attempt": str(trial.attempt),
+        "preemptions": str(trial.preemptions),
+        "stages_reused": str(len(trial.reused_stages)),
+    }
+    return tags | {ERROR_TAG: shorten_error(trial.error)} if trial.error else tags
+
+
+def study_status(states: Collection[str]) -> RunStatus:
+    """The end of a study whose trials ended in `states`: KILLED if every one of them was cancelled."""
+    return RunStatus.KILLED if set(states) == {str(TrialState.CANCELLED)} else RunStatus.FINISHED
 
 
 def run_name(trial: Trial) -> str:
     """`003 grpo lr=0.001 seed=2`: sorts by number and reads without opening the run, in a chart's legend too."""
-    swept = [text for text in trial.variant.overrides if not text.startswith("algorithm=")]
+    swept = [redacted_override(text) for text in trial.variant.overrides if not text.startswith("algorithm=")]
     name = " ".join([f"{trial.number:03d}", trial.variant.algorithm, *_shortened(swept)])
     return name if len(name) <= MAX_RUN_NAME_CHARS else name[: MAX_RUN_NAME_CHARS - 1] + "…"
 
@@ -94,6 +115,14 @@ def run_name(trial: Trial) -> str:
 def final_metrics(trial: Trial) -> dict[str, float]:
     """What an ended trial achieved and what it cost [`gpu_seconds`: device-seconds held]."""
     return readable({**trial.metrics, "gpu_seconds": trial.gpu_seconds, "budget_fraction": trial.budget_fraction})
+
+
+def final_step(trial: Trial) -> int:
+    """How far the trial came on the step axis of its last stage, where its final metrics belong."""
+    last = trial.variant.stages[-1]
+    if trial.stage_index >= len(trial.variant.stages):
+        return last.budget_steps
+    return round(trial.progress * last.budget_steps) if trial.stage_index == len(trial.variant.stages) - 1 else 0
 
 
 def readable(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -104,9 +133,14 @@ def readable(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def error_text(trial: Trial) -> str:
+    """All of a trial's error, for a file."""
+    return redacted_text(trial.error)
+
+
 def shorten_error(error: str) -> str:
     """The end of an error, where a traceback says what went wrong, in at most `MAX_ERROR_TAG_CHARS` characters."""
-    text = error.strip()
+    text = redacted_text(error.strip())
     return text if len(text) <= MAX_ERROR_TAG_CHARS else "…" + text[-(MAX_ERROR_TAG_CHARS - 1) :]
 
 
@@ -115,14 +149,18 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
 
     Nothing is shortened; an empty mapping stays visible as `{}`.
     """
-    return {name: value if isinstance(value, str) else _json(value) for name, value in _leaves(config, "")}
+    return {name: value if isinstance(value, str) else _json(value) for name, value in _leaves(redacted(config), "")}
 
 
 def config_yaml(config: Mapping[str, Any]) -> str:
     """The resolved config as YAML in its own order; enums and tuples become plain text and lists."""
     import yaml
 
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(redacted(config)), sort_keys=False, allow_unicode=True)
+
+
+def _overrides(texts: Sequence[str]) -> str:
+    return " ".join(redacted_override(text) for text in texts)
 
 
 def _shortened(overrides: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Stages for the cluster contract: real entrypoints without torch, small enough to run by the dozen."""
 
+import json
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from orchestrator.schema import Outcome
 
 POINTS = 3
+SAVES = (1, 2)
 
 
 def succeed(assignment, channel):
@@ -16,6 +18,23 @@ def succeed(assignment, channel):
         channel.report(step, {"train/loss": 1.0 / step}, step / POINTS)
     Path(assignment.output_dir, "weights.bin").write_bytes(bytes(range(256)) * 16)
     return Outcome(metrics={"eval/accuracy": 0.5}, busy_s=0.25, peak_memory_bytes=1234)
+
+
+def save(assignment, channel):
+    """Reports and saves each step; starts behind the newest checkpoint, its own or that of a warm stage's parent."""
+    folder = Path(assignment.checkpoint_dir)
+    done = max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
+    if done == 0 and assignment.warm_dir:
+        done = int(Path(assignment.warm_dir, "state").read_text())
+    for step in range(max(1, done), POINTS + 1):
+        channel.report(step, {"train/loss": 1.0 / step}, step / POINTS)
+        if step in SAVES and step > done:
+            unfinished = folder / f"unfinished-{step}"
+            unfinished.mkdir()
+            (unfinished / "state").write_text(str(step))
+            unfinished.rename(folder / f"step-{step}")
+            channel.saved(step)
+    return Outcome()
 
 
 def copy_parent(assignment, channel):
@@ -108,6 +127,17 @@ def write_place(assignment, channel):
         )
     )
     return Outcome()
+
+
+def print_environment(assignment, channel):
+    print(json.dumps(dict(os.environ)))
+    return Outcome()
+
+
+def print_and_stay(assignment, channel):
+    print("printed by the stage")
+    channel.report(0, {}, 0.0)
+    time.sleep(600)
 
 
 def leave_a_grandchild(assignment, channel):

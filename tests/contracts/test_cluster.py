@@ -30,6 +30,7 @@ from orchestrator.events import (
     StageCompleted,
     StageRaised,
     StageReported,
+    StageSaved,
     WorkerLost,
 )
 from orchestrator.ports import Cluster, ClusterUnavailable
@@ -59,6 +60,11 @@ class Rig:
             self.poll(PATIENCE_S)
         return self
 
+    def restart(self) -> None:
+        self.cluster.close()
+        self.devices = ()
+        self.start()
+
     def poll(self, timeout_s: float) -> list[Event]:
         events = self.cluster.poll(timeout_s)
         for event in events:
@@ -70,7 +76,16 @@ class Rig:
                 self.events.setdefault(event.bundle_id, []).append(event)
         return events
 
-    def launch(self, payload: str, *, key: str = "", parent_key: str = "", devices: int = 1, memory_bytes=0) -> Launch:
+    def launch(
+        self,
+        payload: str,
+        *,
+        key: str = "",
+        parent_key: str = "",
+        devices: int = 1,
+        memory_bytes: int = 0,
+        warm: tuple[str, int] = ("", 0),
+    ) -> Launch:
         number = next(self.numbers)
         key = key or f"key{number}"
         chosen = self.devices[:devices]
@@ -84,6 +99,8 @@ class Rig:
                 entrypoint=f"{cluster_payloads.__name__}:{payload}",
                 config={"nested": {"lr": 1e-3}, "names": ["a"]},
                 budget_steps=cluster_payloads.POINTS,
+                warm_from=warm[0],
+                warm_step=warm[1],
             ),
             trial_ids=("trial",),
             placement=Placement(
@@ -145,6 +162,45 @@ class ClusterContract:
         assert isinstance(rig.nodes[0], NodeJoined)
         assert len({device.index for device in rig.devices}) == len(rig.devices) > 0
         assert all(device.node_id == rig.nodes[0].node_id and device.memory_bytes > 0 for device in rig.devices)
+
+    def test_a_node_has_cores_and_memory_for_its_devices(self, rig):
+        assert rig.nodes[0].cpus >= 1
+        assert rig.nodes[0].host_memory_bytes > 0
+
+    def test_checkpoints_are_told_between_the_reports_that_they_came_between(self, rig):
+        events = rig.to_the_end(rig.launch("save"))
+        steps = [(type(e), e.step) for e in events[1:-1]]
+        assert steps == [(StageReported, 1), (StageSaved, 1), (StageReported, 2), (StageSaved, 2), (StageReported, 3)]
+
+    def test_a_stage_without_a_checkpoint_has_none_to_keep(self, rig):
+        assert rig.cluster.keep_checkpoint("study", "never ran") is None
+
+    def test_the_same_checkpoint_is_kept_under_the_same_name(self, rig):
+        launch = rig.launch("save")
+        rig.to_the_end(launch)
+        name, step = rig.cluster.keep_checkpoint("study", launch.stage.key)
+        assert "/" not in name
+        assert step >= max(cluster_payloads.SAVES)
+        assert rig.cluster.keep_checkpoint("study", launch.stage.key) == (name, step)
+        assert rig.cluster.keep_checkpoint("another study", launch.stage.key) is None
+
+    def test_a_warm_stage_starts_from_the_kept_checkpoint(self, rig):
+        parent = rig.launch("save")
+        rig.to_the_end(parent)
+        kept = rig.cluster.keep_checkpoint("study", parent.stage.key)
+        events = rig.to_the_end(rig.launch("save", warm=kept))
+        assert [e.step for e in events if isinstance(e, StageReported)] == list(
+            range(kept[1], cluster_payloads.POINTS + 1)
+        )
+        assert isinstance(events[-1], StageCompleted)
+
+    def test_a_closed_cluster_starts_again_and_knows_nothing_of_what_ran(self, rig):
+        before = rig.launch("until_stopped")
+        rig.restart()
+        heard = len(rig.events.get(before.bundle_id, []))
+        rig.cluster.stop(before.bundle_id, "from another life")
+        assert isinstance(rig.to_the_end(rig.launch("succeed"))[-1], StageCompleted)
+        assert len(rig.events.get(before.bundle_id, [])) == heard
 
     def test_a_bundle_starts_reports_and_completes(self, rig):
         launch = rig.launch("succeed")
@@ -328,7 +384,8 @@ def play(launch: Launch) -> Script:
     if payload == "fail":
         return Script(duration_s=3.0, raises="ValueError: the loss is not a number", ends_at=0.5)
     reports = {step: {"train/loss": 1.0 / step} for step in range(1, cluster_payloads.POINTS + 1)}
-    return Script(duration_s=3.0, reports=reports, outcome=Outcome(metrics={"eval/accuracy": 0.5}))
+    saves = cluster_payloads.SAVES if payload == "save" else ()
+    return Script(duration_s=3.0, reports=reports, saves=saves, outcome=Outcome(metrics={"eval/accuracy": 0.5}))
 
 
 class TestNodeCluster(ProcessContract):

@@ -1,7 +1,6 @@
-"""One suite for every `ports.Tracker`: what a reader finds after the records are written out."""
+"""One suite for every `ports.Tracker`: what a reader finds after the journal was told, once or more than once."""
 
 import json
-import logging
 import math
 import os
 import signal
@@ -16,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ports import Tracker
-from orchestrator.schema import Study, Trial, TrialState
+from orchestrator.schema import JournalEntry, JournalKind, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS
 from orchestrator.tracking import build_tracker
 from orchestrator.tracking.memory import MemoryTracker
-from orchestrator.tracking.mlflow import COLORS, MAX_TAG_CHARS
+from orchestrator.tracking.mlflow import CHANGED_PARAMS_TAG, COLORS, MAX_TAG_CHARS
+from orchestrator.tracking.runs import NoRun
 from tests.unit.orchestrator.builders import study, warm_started
 
 AT = 1_700_000_000.0
@@ -82,6 +82,18 @@ def ended(trial: Trial, state: TrialState, **changes: object) -> Trial:
     return replace(trial, state=state, started_at=AT + 1, ended_at=AT + 9, metrics=metrics, gpu_seconds=4.5, **changes)
 
 
+def point(trial: Trial, step: int, at: float = AT, **metrics: float) -> JournalEntry:
+    named = {name.replace("__", "/"): value for name, value in metrics.items()}
+    return JournalEntry(
+        sequence=step + 1,
+        at=at,
+        kind=JournalKind.POINT,
+        study_id=trial.study_id,
+        trial_id=trial.trial_id,
+        payload={"step": step, "metrics": named},
+    )
+
+
 class TrackerContract:
     """Subclasses give a `tracker` fixture, `again`, a second tracker on the same records, and `seen`."""
 
@@ -91,21 +103,12 @@ class TrackerContract:
     def seen(self, tracker: Tracker) -> Seen:
         raise NotImplementedError
 
-    @pytest.fixture(autouse=True)
-    def _close(self, tracker: Tracker) -> object:
-        yield
-        tracker.close(30.0)
-
-    def read(self, tracker: Tracker) -> Seen:
-        assert tracker.close(60.0)
-        return self.seen(tracker)
-
     def test_a_place_that_can_be_written_passes_the_check(self, tracker: Tracker) -> None:
         tracker.check()
 
     def test_a_study_is_one_experiment_with_a_parent_run(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
-        seen = self.read(tracker)
+        seen = self.seen(tracker)
         parent = seen.runs["study-1"]
         assert seen.experiment == "rl_vs_sft/study-1"
         assert (parent.name, parent.parent, parent.status) == ("rl_vs_sft", None, "RUNNING")
@@ -125,8 +128,8 @@ class TrackerContract:
 
     def test_the_first_change_opens_a_child_run_that_says_what_the_trial_is(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
-        tracker.trial_changed(a_trial())
-        run = self.read(tracker).runs["study-1-0000"]
+        tracker.trial_changed(a_study(), a_trial())
+        run = self.seen(tracker).runs["study-1-0000"]
         assert (run.parent, run.status) == ("study-1", "SCHEDULED")
         assert run.name == "000 grpo lr=0.001 seed=3"
         assert (
@@ -146,8 +149,8 @@ class TrackerContract:
         import yaml
 
         tracker.study_started(a_study())
-        tracker.trial_changed(a_trial())
-        run = self.read(tracker).runs["study-1-0000"]
+        tracker.trial_changed(a_study(), a_trial())
+        run = self.seen(tracker).runs["study-1-0000"]
         assert (
             run.params.items()
             >= {
@@ -178,39 +181,48 @@ class TrackerContract:
     def test_the_run_follows_the_state_of_the_trial(self, tracker: Tracker, state: TrialState, status: str) -> None:
         trial = a_trial()
         tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        tracker.trial_changed(ended(trial, state) if state.terminal else replace(trial, state=state))
-        run = self.read(tracker).runs[trial.trial_id]
+        tracker.trial_changed(a_study(), trial)
+        tracker.trial_changed(a_study(), ended(trial, state) if state.terminal else replace(trial, state=state))
+        run = self.seen(tracker).runs[trial.trial_id]
         assert (run.status, run.tags["state"]) == (status, str(state))
         assert run.ended_at == (pytest.approx(AT + 9, abs=0.002) if state.terminal else None)
 
     def test_series_keep_their_steps_values_and_times_in_order(self, tracker: Tracker) -> None:
         trial = running(a_trial())
         tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        for step in range(3):
-            tracker.metrics(trial.trial_id, step, {"train/loss": 1.0 / (step + 1)}, AT + step)
-        tracker.metrics(trial.trial_id, 2, {"eval/accuracy": 0.5}, AT + 2.5)
-        series = self.read(tracker).runs[trial.trial_id].series
+        tracker.trial_changed(a_study(), trial)
+        tracker.points(
+            a_study(), trial.trial_id, [point(trial, n, AT + n, train__loss=1.0 / (n + 1)) for n in range(3)]
+        )
+        tracker.points(a_study(), trial.trial_id, [point(trial, 2, AT + 2.5, eval__accuracy=0.5)])
+        series = self.seen(tracker).runs[trial.trial_id].series
         assert series["train/loss"] == [(0, 1.0, AT), (1, 0.5, AT + 1), (2, pytest.approx(1 / 3), AT + 2)]
         assert series["eval/accuracy"] == [(2, 0.5, AT + 2.5)]
 
+    def test_more_points_than_a_batch_holds_arrive(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.trial_changed(a_study(), trial)
+        points = [point(trial, n, AT + n, a=1.0, b=2.0, c=3.0) for n in range(400)]
+        tracker.points(a_study(), trial.trial_id, points)
+        series = self.seen(tracker).runs[trial.trial_id].series
+        steps = {name: [step for step, _, _ in values] for name, values in series.items()}
+        assert steps == {name: list(range(400)) for name in "abc"}
+
     def test_a_value_that_is_no_number_does_not_stop_the_others(self, tracker: Tracker) -> None:
         trial = running(a_trial())
-        tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        tracker.metrics(trial.trial_id, 0, {"train/loss": math.nan, "train/reward": 0.25}, AT)
-        metrics = self.read(tracker).runs[trial.trial_id].metrics
+        tracker.trial_changed(a_study(), trial)
+        tracker.points(a_study(), trial.trial_id, [point(trial, 0, train__loss=math.nan, train__reward=0.25)])
+        metrics = self.seen(tracker).runs[trial.trial_id].metrics
         assert math.isnan(metrics["train/loss"])
         assert metrics["train/reward"] == 0.25
 
     def test_a_terminal_state_logs_what_the_trial_achieved_and_cost(self, tracker: Tracker) -> None:
         trial = running(a_trial())
         tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        tracker.metrics(trial.trial_id, 7, {"eval/accuracy": 0.5}, AT)
-        tracker.trial_changed(ended(trial, TrialState.COMPLETED, stage_index=2))
-        metrics = self.read(tracker).runs[trial.trial_id].metrics
+        tracker.trial_changed(a_study(), trial)
+        tracker.points(a_study(), trial.trial_id, [point(trial, 7, eval__accuracy=0.5)])
+        tracker.trial_changed(a_study(), ended(trial, TrialState.COMPLETED, stage_index=2))
+        metrics = self.seen(tracker).runs[trial.trial_id].metrics
         assert metrics == {
             "accuracy": 0.6,
             "tokens_per_answer": 3.5,
@@ -224,8 +236,8 @@ class TrackerContract:
         trial = a_trial()
         error = "\n".join(f"line {n}" for n in range(2000)) + "\nValueError: no such token"
         tracker.study_started(a_study())
-        tracker.trial_changed(ended(trial, TrialState.FAILED, error=error))
-        run = self.read(tracker).runs[trial.trial_id]
+        tracker.trial_changed(a_study(), ended(trial, TrialState.FAILED, error=error))
+        run = self.seen(tracker).runs[trial.trial_id]
         assert run.tags["error"].endswith("ValueError: no such token")
         assert len(run.tags["error"]) <= 500
         assert run.artifacts["error.txt"] == error
@@ -236,45 +248,134 @@ class TrackerContract:
         report.write_text('{"study": {}}', encoding="utf-8")
         tracker.study_started(a_study())
         tracker.study_finished(replace(a_study(), ended_at=AT + 20), numbers, [report])
-        parent = self.read(tracker).runs["study-1"]
+        parent = self.seen(tracker).runs["study-1"]
         assert parent.metrics == numbers
         assert parent.artifacts["report.json"] == '{"study": {}}'
         assert (parent.status, parent.ended_at) == ("FINISHED", pytest.approx(AT + 20, abs=0.002))
 
-    def test_a_point_of_an_unknown_trial_is_dropped_with_a_warning(
-        self, tracker: Tracker, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_point_of_a_trial_without_a_run_is_refused(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
-        with caplog.at_level(logging.WARNING):
-            tracker.metrics("no-such-trial", 0, {"train/loss": 1.0}, AT)
-            assert set(self.read(tracker).runs) == {"study-1"}
-        assert "dropped" in caplog.text
+        with pytest.raises(NoRun) as caught:
+            tracker.points(a_study(), "study-1-0000", [point(a_trial(), 0, train__loss=1.0)])
+        assert tracker.refused(caught.value)
+        assert set(self.seen(tracker).runs) == {"study-1"}
 
-    def test_a_study_started_again_continues_its_runs(self, tracker: Tracker) -> None:
-        trial = running(a_trial())
+    def test_it_answers(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        assert tracker.close(60.0)
+        assert tracker.answers()
+        assert not tracker.refused(ConnectionError("gone"))
+
+    def tell_everything(self, tracker: Tracker, report: Path) -> None:
+        """The life of a study of two trials."""
+        study, first, second = a_study(), a_trial(0), a_trial(1)
+        tracker.study_started(study)
+        for trial in (first, second):
+            tracker.trial_changed(study, trial)
+            tracker.trial_changed(study, running(trial))
+            values = [point(trial, n, AT + n, train__loss=1.0 / (n + 1), x=math.nan) for n in range(5)]
+            tracker.points(study, trial.trial_id, values)
+        tracker.trial_changed(study, ended(first, TrialState.COMPLETED, stage_index=2))
+        tracker.trial_changed(study, ended(second, TrialState.FAILED, error="boom"))
+        tracker.study_finished(replace(study, ended_at=AT + 20), {"experiments_decided": 1.0}, [report])
+
+    @pytest.mark.parametrize("by_another_process", [False, True])
+    def test_all_told_twice_is_there_once(self, tracker: Tracker, tmp_path: Path, by_another_process: bool) -> None:
+        report = tmp_path / "report.json"
+        report.write_text("{}", encoding="utf-8")
+        self.tell_everything(tracker, report)
+        once = self.seen(tracker)
+        assert {run.status for run in once.runs.values()} == {"FINISHED", "FAILED"}
+        repeated = self.again(tracker) if by_another_process else tracker
+        self.tell_everything(repeated, report)
+        assert repr(self.seen(repeated)) == repr(once)
+
+    def test_points_that_overlap_with_those_told_before_leave_a_monotone_axis(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        tracker.trial_changed(a_study(), trial)
+        points = [point(trial, n, AT + n, train__loss=float(n)) for n in range(10)]
+        tracker.points(a_study(), trial.trial_id, points[:6])
         successor = self.again(tracker)
+        successor.points(a_study(), trial.trial_id, points[3:])
+        series = self.seen(successor).runs[trial.trial_id].series["train/loss"]
+        assert series == [(n, float(n), AT + n) for n in range(10)]
+
+    @pytest.mark.parametrize("by_another_process", [False, True])
+    def test_a_trial_that_gets_another_chance_reopens_its_run(self, tracker: Tracker, by_another_process: bool) -> None:
+        trial = a_trial()
+        tracker.study_started(a_study())
+        tracker.trial_changed(a_study(), ended(trial, TrialState.FAILED, error="boom"))
+        tracker.study_finished(replace(a_study(), ended_at=AT + 20), {}, [])
+        successor = self.again(tracker) if by_another_process else tracker
         successor.study_started(a_study())
-        successor.trial_changed(ended(trial, TrialState.COMPLETED))
-        seen = self.read(successor)
-        assert set(seen.runs) == {"study-1", trial.trial_id}
-        assert seen.runs[trial.trial_id].status == "FINISHED"
+        successor.trial_changed(a_study(), replace(trial, attempt=1))
+        runs = self.seen(successor).runs
+        assert (runs["study-1"].status, runs[trial.trial_id].status) == ("RUNNING", "SCHEDULED")
+        assert runs[trial.trial_id].tags["state"] == "queued"
+        assert "error" not in runs[trial.trial_id].tags
+        successor.trial_changed(a_study(), running(replace(trial, attempt=1)))
+        assert self.seen(successor).runs[trial.trial_id].status == "RUNNING"
 
-    def test_closing_twice_is_safe(self, tracker: Tracker) -> None:
+    def test_a_study_that_is_over_is_not_reopened_by_a_late_change(self, tracker: Tracker) -> None:
+        over = replace(a_study(), ended_at=AT + 20)
         tracker.study_started(a_study())
-        assert tracker.close(60.0)
-        assert tracker.close(60.0)
+        tracker.study_finished(over, {}, [])
+        tracker.study_started(replace(over, priority=7))
+        parent = self.seen(tracker).runs["study-1"]
+        assert (parent.status, parent.tags["priority"]) == ("FINISHED", "7")
 
-    def test_calls_return_at_once(self, tracker: Tracker) -> None:
-        trial = running(a_trial())
-        began = time.perf_counter()
-        tracker.study_started(a_study())
-        tracker.trial_changed(trial)
-        for step in range(200):
-            tracker.metrics(trial.trial_id, step, {"train/loss": 1.0}, AT + step)
-        assert time.perf_counter() - began < 0.5
+    @pytest.mark.parametrize(
+        ("states", "status"),
+        [
+            ([TrialState.CANCELLED, TrialState.CANCELLED], "KILLED"),
+            ([TrialState.CANCELLED, TrialState.COMPLETED], "FINISHED"),
+            ([TrialState.FAILED, TrialState.FAILED], "FINISHED"),
+        ],
+    )
+    def test_a_study_ends_killed_if_all_of_it_was_cancelled(
+        self, tracker: Tracker, states: list[TrialState], status: str
+    ) -> None:
+        for number, state in enumerate(states):
+            tracker.trial_changed(a_study(), ended(a_trial(number), state))
+        successor = self.again(tracker)
+        successor.study_finished(replace(a_study(), ended_at=AT + 20), {}, [])
+        assert self.seen(successor).runs["study-1"].status == status
+
+    def test_the_tags_say_whose_it_is_where_it_comes_from_and_how_often_it_made_room(self, tracker: Tracker) -> None:
+        study = replace(a_study(), tenant="vision", priority=3)
+        trial = replace(a_trial(), cloned_from="study-0-0004", preemptions=2)
+        tracker.study_started(study)
+        tracker.trial_changed(study, trial)
+        runs = self.seen(tracker).runs
+        assert runs["study-1"].tags.items() >= {"tenant": "vision", "priority": "3"}.items()
+        assert (
+            runs[trial.trial_id].tags.items()
+            >= {"tenant": "vision", "cloned_from": "study-0-0004", "preemptions": "2"}.items()
+        )
+
+    def test_an_extended_trial_shows_its_new_variant(self, tracker: Tracker) -> None:
+        trial = a_trial()
+        tracker.trial_changed(a_study(), ended(trial, TrialState.COMPLETED, stage_index=2))
+        config = CONFIG | {"seed": 4, "extra": 1}
+        variant = replace(trial.variant, key="longer", overrides=("algorithm=grpo", "seed=4"), config=config)
+        tracker.trial_changed(a_study(), replace(trial, variant=variant))
+        run = self.seen(tracker).runs[trial.trial_id]
+        assert (run.name, run.tags["variant_key"], run.params["extra"]) == ("000 grpo seed=4", "longer", "1")
+        assert "seed: 4\n" in run.artifacts["config.yaml"]
+        assert run.params["seed"] == "4" or run.tags[CHANGED_PARAMS_TAG] == "seed=4"
+
+    def test_secrets_are_nowhere(self, tracker: Tracker) -> None:
+        config = {"task": {"api_key": "hunter2", "max_answer_tokens": 4}, "uri": "http://u:hunter2@host"}
+        overrides = ("task.api_key=hunter2", "tracking.uri=http://u:hunter2@host")
+        study = replace(a_study(), config=config, sweep=overrides, overrides=overrides)
+        trial = a_trial()
+        variant = replace(trial.variant, config=config, overrides=overrides)
+        error = "OperationalError: postgresql://me:hunter2@host is away"
+        tracker.study_started(study)
+        tracker.trial_changed(study, ended(replace(trial, variant=variant), TrialState.FAILED, error=error))
+        seen = self.seen(tracker)
+        assert "hunter2" not in repr(seen)
+        assert seen.runs[trial.trial_id].params["task.max_answer_tokens"] == "4"
+        assert seen.runs[trial.trial_id].tags["error"].endswith("postgresql://me:***@host is away")
 
 
 class TestMemoryTracker(TrackerContract):
@@ -356,15 +457,50 @@ class MlflowContract(TrackerContract):
         from mlflow import MlflowClient
 
         tracker.study_started(study)
-        assert tracker.close(60.0)
         return MlflowClient(tracking_uri=self.uri).get_experiment_by_name("rl_vs_sft/study-1")
 
     def test_a_study_opens_in_the_layout_for_training(self, tracker: Tracker) -> None:
         experiment = self.experiment(tracker, a_study())
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-        assert tracker.study_page("study-1") == (
-            f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=comparison"
+        assert (
+            self.again(tracker)
+            .where_to_look("study-1")
+            .endswith(
+                f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=comparison"
+            )
         )
+
+    def test_there_is_nothing_to_look_at_before_the_first_record(self, tracker: Tracker) -> None:
+        assert tracker.where_to_look("study-1") == ""
+
+    def test_of_two_runs_that_a_lost_answer_left_one_stays(self, tracker: Tracker) -> None:
+        from mlflow import MlflowClient
+
+        trial = running(a_trial())
+        tracker.trial_changed(a_study(), trial)
+        tracker.points(a_study(), trial.trial_id, [point(trial, 0, train__loss=1.0)])
+        client = MlflowClient(tracking_uri=self.uri)
+        (experiment,) = (e for e in client.search_experiments() if e.name.endswith("/study-1"))
+        for owner in ({"trial_id": trial.trial_id, "study_id": "study-1"}, {"study_id": "study-1"}):
+            client.create_run(experiment.experiment_id, tags=owner)
+        successor = self.again(tracker)
+        successor.trial_changed(a_study(), ended(trial, TrialState.COMPLETED))
+        run = self.seen(successor).runs[trial.trial_id]
+        assert (run.status, run.series["train/loss"]) == ("FINISHED", [(0, 1.0, AT)])
+
+    def test_a_run_that_somebody_deleted_is_refused(self, tracker: Tracker) -> None:
+        from mlflow import MlflowClient, MlflowException
+
+        trial = running(a_trial())
+        tracker.trial_changed(a_study(), trial)
+        client = MlflowClient(tracking_uri=self.uri)
+        (experiment,) = (e for e in client.search_experiments() if e.name.endswith("/study-1"))
+        for run in client.search_runs([experiment.experiment_id], "tags.trial_id != ''"):
+            client.delete_run(run.info.run_id)
+        with pytest.raises(MlflowException) as caught:
+            tracker.points(a_study(), trial.trial_id, [point(trial, 0, train__loss=1.0)])
+        assert tracker.refused(caught.value)
+        assert tracker.answers()
 
     def test_the_saved_view_lists_all_trials_the_best_first_in_the_columns_that_matter(self, tracker: Tracker) -> None:
         sweep = ("algorithm=sft,grpo", "optimizer.lr=5e-4,1e-3", "+algorithm.clip=0.1,0.2", "model/size@model=a,b")
@@ -402,8 +538,8 @@ class MlflowContract(TrackerContract):
 
     def test_the_runs_of_an_algorithm_share_a_colour(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
-        tracker.trial_changed(a_trial())
-        assert self.read(tracker).runs["study-1-0000"].tags["mlflow.runColor"] == COLORS["grpo"]
+        tracker.trial_changed(a_study(), a_trial())
+        assert self.seen(tracker).runs["study-1-0000"].tags["mlflow.runColor"] == COLORS["grpo"]
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +565,6 @@ class TestMlflowOnSqlite(MlflowContract):
 
     def test_artifacts_lie_under_the_given_folder(self, tracker: Tracker, artifacts: Path) -> None:
         tracker.study_started(a_study())
-        assert tracker.close(60.0)
         assert [path.read_text() for path in artifacts.rglob("config.yaml")] == ["seed: 0\nbase: true\n"]
 
 

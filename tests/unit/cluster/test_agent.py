@@ -1,5 +1,6 @@
 """What the contract can't reach: a dying forkserver, a bad preload, adoption, and that nothing outlives anyone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from cluster.agent_config import AgentConfig
 from cluster.forkserver_client import ForkserverProcess
 from cluster.inventory import take_inventory
 from orchestrator.events import (
-    BundleStarted,
     BundleStopped,
     NodeJoined,
     StageCompleted,
@@ -27,13 +27,12 @@ from tests.unit.cluster.launches import ROOT, make_launch, wait_for
 
 
 def make_config(home, preload=()):
-    inventory = take_inventory()
-    return AgentConfig(
-        node_id="node",
-        devices=inventory.devices("node"),
-        cores=inventory.cores,
+    return AgentConfig.of_node(
+        "node",
+        take_inventory(),
+        0,
+        home=home,
         artifacts=home / "artifacts",
-        logs=home / "logs",
         preload=preload,
         python_path=(ROOT,),
         memory_sample_s=0.05,
@@ -67,15 +66,16 @@ def children():
 
 
 def test_a_dead_forkserver_loses_its_bundles_and_is_replaced(agent, config):
-    agent.launch(make_launch(config.devices[:1], "deaf", bundle_id="b1"))
-    wait_for(agent, "b1", BundleStarted)
-    before = children()
-    server, worker = agent._server.pid, max(before - {agent._server.pid})
+    agent.launch(make_launch(config.devices[:1], "leave_a_grandchild", bundle_id="b1", config={"stay": True}))
+    grandchild = int(wait_for(agent, "b1", StageReported).metrics["grandchild"])
+    server = agent._server.pid
+    workers = children() - {server}
+    assert grandchild in workers
     os.kill(server, signal.SIGKILL)
     lost = wait_for(agent, "b1")
     assert isinstance(lost, WorkerLost)
     assert "its forkserver died" in lost.reason
-    assert gone(worker)
+    assert all(gone(pid) for pid in workers)
     agent.launch(make_launch(config.devices[:1], bundle_id="b2"))
     assert isinstance(wait_for(agent, "b2"), StageCompleted)
     assert agent._server.pid != server
@@ -93,7 +93,9 @@ def test_launches_wait_for_the_preload_and_can_be_stopped_meanwhile(agent, confi
 def test_the_node_joins_once_it_can_run_something(agent, config):
     agent.wait_ready(30.0)
     (joined,) = agent.poll(1.0)
-    assert joined == NodeJoined(at=joined.at, node_id="node", devices=config.devices)
+    assert isinstance(joined, NodeJoined)
+    assert joined == config.joined(joined.at)
+    assert joined.devices == config.devices
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,36 @@ def test_a_forkserver_started_by_someone_else(config):
         server.kill()
     assert server.ended()
     assert not os.path.exists(server.address)
+
+
+SECRETS = {
+    "ORCHESTRATOR_STORE": "postgresql://user:secret@host/db",
+    "ORCHESTRATOR_TOKEN": "secret",
+    "MLFLOW_TRACKING_PASSWORD": "secret",
+    "ANY_PASSWORD": "secret",
+}
+
+
+def test_the_services_secrets_reach_no_stage(tmp_path, monkeypatch):
+    for name, value in {**SECRETS, "HF_TOKEN": "for downloads"}.items():
+        monkeypatch.setenv(name, value)
+    config = make_config(tmp_path)
+    agent = NodeAgent(config)
+    agent.start()
+    try:
+        agent.launch(make_launch(config.devices[:1], "print_environment"))
+        assert isinstance(wait_for(agent, "b"), StageCompleted)
+    finally:
+        agent.close()
+    seen = json.loads((config.logs / "b.log").read_text())
+    assert not SECRETS.keys() & seen.keys()
+    assert seen["HF_TOKEN"] == "for downloads"
+
+
+def test_a_line_is_in_the_log_as_soon_as_it_is_printed(agent, config):
+    agent.launch(make_launch(config.devices[:1], "print_and_stay"))
+    wait_for(agent, "b", StageReported)
+    assert (config.logs / "b.log").read_text() == "printed by the stage\n"
 
 
 def test_a_stage_config_that_is_no_plain_data_is_the_stages_fault(agent, config):

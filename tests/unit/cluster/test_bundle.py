@@ -1,7 +1,15 @@
 """The pure state machine of a bundle's processes: which causes win, and that reports wait for the start."""
 
 from cluster.bundle import Bundle, RankProcess
-from orchestrator.events import BundleStarted, BundleStopped, StageCompleted, StageRaised, StageReported, WorkerLost
+from orchestrator.events import (
+    BundleStarted,
+    BundleStopped,
+    StageCompleted,
+    StageRaised,
+    StageReported,
+    StageSaved,
+    WorkerLost,
+)
 from orchestrator.schema import Outcome
 
 STARTED = {"kind": "started", "at": 1.0}
@@ -39,6 +47,16 @@ def test_a_gang_has_started_once_all_have_and_reports_wait_for_that():
     assert bundle.message(0, STARTED) == []
     assert bundle.message(0, REPORTS) == []
     assert [type(e) for e in bundle.message(1, {"kind": "started", "at": 1.5})] == [BundleStarted, StageReported]
+
+
+def test_a_checkpoint_is_told_in_its_place_and_waits_for_the_start_too():
+    bundle = make(2)
+    bundle.message(0, STARTED)
+    bundle.message(0, REPORTS)
+    assert bundle.message(0, {"kind": "saved", "at": 2.5, "step": 1}) == []
+    events = bundle.message(1, {"kind": "started", "at": 1.5})
+    assert [type(e) for e in events] == [BundleStarted, StageReported, StageSaved]
+    assert events[-1] == StageSaved(at=2.5, bundle_id="b", step=1)
 
 
 def test_time_never_goes_back_within_a_bundle():

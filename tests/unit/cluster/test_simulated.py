@@ -1,5 +1,7 @@
 """Virtual time: what happens when, exactly."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.simulated import Script, SimulatedCluster
@@ -11,6 +13,7 @@ from orchestrator.events import (
     StageCompleted,
     StageRaised,
     StageReported,
+    StageSaved,
     WorkerLost,
 )
 from orchestrator.schema import Device, DeviceKind, Outcome
@@ -29,8 +32,9 @@ def make(script, **arguments):
     return cluster
 
 
-def launch(cluster, bundle_id="b", key="key", node=0):
+def launch(cluster, bundle_id="b", key="key", node=0, **stage):
     launch = make_launch(DEVICES[node : node + 1], bundle_id=bundle_id, key=key, budget_steps=10)
+    launch = replace(launch, stage=replace(launch.stage, **stage))
     cluster.launch(launch)
     return launch
 
@@ -77,6 +81,40 @@ def test_a_stop_takes_effect_at_the_next_step_and_the_next_attempt_resumes_there
         (StageCompleted, 121.0),
     ]
     assert events[-1].outcome.busy_s == 10.0
+
+
+def test_a_lost_run_goes_on_from_its_last_checkpoint():
+    script = Script(duration_s=20.0, saves=(2, 4, 6), loses="killed", ends_at=0.55)
+    cluster = make(script)
+    launch(cluster, "b1")
+    assert history(cluster, 120.0) == [
+        BundleStarted(at=100.0, bundle_id="b1"),
+        StageSaved(at=104.0, bundle_id="b1", step=2),
+        StageSaved(at=108.0, bundle_id="b1", step=4),
+        WorkerLost(at=111.0, bundle_id="b1", reason="killed"),
+    ]
+    launch(cluster, "b2")
+    assert history(cluster, 140.0) == [
+        BundleStarted(at=120.0, bundle_id="b2"),
+        WorkerLost(at=123.0, bundle_id="b2", reason="killed"),
+    ]
+
+
+def test_a_warm_stage_starts_at_its_parents_step_and_then_from_its_own():
+    cluster = make(Script(duration_s=20.0, saves=(6, 8), loses="killed", ends_at=0.7))
+    launch(cluster, "b1", warm_from="kept", warm_step=5)
+    assert [e.at for e in history(cluster, 110.0)] == [100.0, 102.0, 104.0]
+    launch(cluster, "b2", warm_from="kept", warm_step=5)
+    assert [e.at for e in history(cluster, 120.0)] == [110.0, 112.0]
+
+
+def test_a_stage_that_is_over_is_kept_at_its_end():
+    cluster = make(Script(duration_s=20.0))
+    launch(cluster)
+    assert cluster.keep_checkpoint("study", "key") is None
+    history(cluster, 130.0)
+    assert cluster.keep_checkpoint("study", "key")[1] == 10
+    assert cluster.keep_checkpoint("other", "key") is None
 
 
 def test_a_stop_before_the_start():

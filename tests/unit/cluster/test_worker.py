@@ -83,9 +83,18 @@ def test_reports_are_buffered_between_flushes(ends):
     assert [[report["step"] for report in message["reports"]] for message in sent] == [[0], [1, 2]]
 
 
+def test_a_checkpoint_is_told_at_once_behind_the_reports_before_it(ends):
+    channel = worker.WorkerChannel(ends[1], rank=0)
+    channel.report(0, {"train/loss": 1.0}, 0.1)
+    channel.report(1, {"train/loss": 1.0}, 0.2)
+    channel.saved(1)
+    assert [message["kind"] for message in messages(ends[0])] == ["reports", "reports", "saved"]
+
+
 def test_only_rank_0_of_a_gang_reports(ends):
     channel = worker.WorkerChannel(ends[1], rank=1)
     channel.report(0, {"train/loss": 1.0}, 0.1)
+    channel.saved(0)
     channel.flush()
     ends[0].setblocking(False)
     with pytest.raises(BlockingIOError):

@@ -26,9 +26,13 @@ class RecordingChannel:
     stop_at: int = -1
     reports: list[tuple[int, dict[str, float], float]] = field(default_factory=list)
     questions: int = 0
+    saves: list[int] = field(default_factory=list)
 
     def report(self, step, metrics, progress):
         self.reports.append((step, dict(metrics), progress))
+
+    def saved(self, step):
+        self.saves.append(step)
 
     def stop_requested(self):
         self.questions += 1
@@ -40,6 +44,7 @@ class Result:
     outcome: Outcome
     reports: list[tuple[int, dict[str, float], float]]
     weights: dict[str, torch.Tensor]
+    saves: list[int]
 
     def series(self, name: str) -> list[float]:
         return [metrics[name] for _, metrics, _ in self.reports if name in metrics]
@@ -53,10 +58,12 @@ def write_problems(folder: Path) -> Path:
     return path
 
 
-def stage_data(problems: Path, algorithm: dict[str, Any], *, lr=3e-3, seed=0, deepspeed=None) -> dict[str, Any]:
+def stage_data(
+    problems: Path, algorithm: dict[str, Any], *, lr=3e-3, seed=0, deepspeed=None, **optimizer
+) -> dict[str, Any]:
     return {
         "algorithm": algorithm,
-        "optimizer": {"lr": lr},
+        "optimizer": {"lr": lr, **optimizer},
         "model": {"d_model": 16, "layers": 1, "heads": 2, "kv_heads": 1, "d_ff": 32},
         "task": {
             "name": "sums",
@@ -78,7 +85,8 @@ def run_alone(assignment: Assignment, stop_at: int) -> Result:
 def run_on(assignment: Assignment, channel: RecordingChannel) -> Result:
     outcome = RUNS[assignment.stage.name](assignment, channel)
     weights_file = Path(assignment.output_dir) / "model.safetensors"
-    return Result(outcome, channel.reports, load_file(weights_file) if weights_file.exists() else {})
+    weights = load_file(weights_file) if weights_file.exists() else {}
+    return Result(outcome, channel.reports, weights, channel.saves)
 
 
 def run_stage(
@@ -89,12 +97,25 @@ def run_stage(
     world_size=1,
     stop_at=-1,
     name="run",
+    warm=None,
     device_kind=DeviceKind.CPU,
     function=run_alone,
 ) -> list[Result]:
-    """One result per process. `folder / name` gets output and checkpoints; run again, it resumes."""
+    """One result per process. `folder / name` gets output and checkpoints; run again, it resumes.
+
+    `warm` is the checkpoint (`step-N`) of another run that a warm stage starts from.
+    """
     algorithm = data["algorithm"]["name"]
-    stage = Stage(name=algorithm, key="key", parent_key="", entrypoint="", config=data, budget_steps=12)
+    stage = Stage(
+        name=algorithm,
+        key="key",
+        parent_key="",
+        entrypoint="",
+        config=data,
+        budget_steps=12,
+        warm_from="" if warm is None else "kept",
+        warm_step=0 if warm is None else int(warm.name.removeprefix("step-")),
+    )
     calls = []
     for rank in range(world_size):
         assignment = Assignment(
@@ -112,6 +133,7 @@ def run_stage(
             rank=rank,
             world_size=world_size,
             rendezvous=str(folder / f"{name}-rendezvous") if world_size > 1 else "",
+            warm_dir="" if warm is None else str(warm),
         )
         calls.append((assignment, stop_at))
     (folder / name).mkdir(exist_ok=True)

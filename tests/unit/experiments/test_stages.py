@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -215,7 +217,7 @@ class FatalChannel(RecordingChannel):
 def _die_with_a_checkpoint_of_every_step(assignment, stop_at):
     from experiments.stages import session
 
-    session.CHECKPOINT_EVERY_S = 0.0
+    session.CHECKPOINT_LEAST_S = session.CHECKPOINT_COSTS = 0.0
     return run_on(assignment, FatalChannel(stop_at))
 
 
@@ -229,6 +231,48 @@ def test_a_stage_that_died_continues_from_its_last_periodic_checkpoint(study, wh
     again = run_stage(folder, data, parent=parent, name=name)[0]
     _assert_same_weights(whole[algorithm], again)
     assert again.reports == [report for report in whole[algorithm].reports if report[0] > 6]
+
+
+SAVE_S, STEP_S, COSTS = 0.05, 0.02, 6.0
+
+
+@dataclass
+class TimingChannel(RecordingChannel):
+    """Remembers when it was told of checkpoints."""
+
+    times: list[float] = field(default_factory=list)
+
+    def saved(self, step):
+        self.times.append(time.perf_counter())
+
+
+def _train_with_slow_checkpoints(assignment, stop_at):
+    from experiments.stages import session
+
+    session.CHECKPOINT_LEAST_S, session.CHECKPOINT_COSTS = 0.0, COSTS
+    save_checkpoint, complete_step = session.save_checkpoint, session.Session.complete_step
+
+    def save_slowly(*arguments):
+        time.sleep(SAVE_S)
+        save_checkpoint(*arguments)
+
+    def complete_slowly(self, tokens):
+        time.sleep(STEP_S)
+        complete_step(self, tokens)
+
+    session.save_checkpoint, session.Session.complete_step = save_slowly, complete_slowly
+    channel = TimingChannel(stop_at)
+    run_on(assignment, channel)
+    return channel.times
+
+
+def test_the_time_between_periodic_checkpoints_follows_their_cost(study):
+    folder, problems, parent = study
+    data = stage_data(problems, {**ALGORITHMS["sft"], "max_steps": 60})
+    options = {"parent": parent, "name": "adaptive", "function": _train_with_slow_checkpoints}
+    times = run_stage(folder, data, **options)[0][:-1]  # the last one is the end's
+    assert len(times) >= 3
+    assert min(b - a for a, b in pairwise(times)) >= COSTS * SAVE_S
 
 
 RESUMED = {
@@ -301,6 +345,7 @@ def test_sft_ends_early_once_dev_accuracy_is_reached(study):
     result = run_stage(folder, data, parent=parent, name="early")[0]
     assert result.outcome.finished
     assert result.outcome.metrics["steps"] == 0
+    assert result.saves == [0]
 
 
 def _two_stages(folder, problems, parent):

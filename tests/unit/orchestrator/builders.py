@@ -62,5 +62,9 @@ def submitted(
     )
 
 
+def demand(share: float = 1.0, devices: int = 1, memory_bytes: int = GIB) -> Demand:
+    return Demand(devices=devices, share=share, memory_bytes=memory_bytes)
+
+
 def joined(count: int = 2, node: str = "node-a") -> NodeJoined:
     return NodeJoined(at=0.0, node_id=node, devices=tuple(device(i, node) for i in range(count)))

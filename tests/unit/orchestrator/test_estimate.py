@@ -1,4 +1,4 @@
-"""Demand from first principles, and when a study will end."""
+"""Demand from first principles."""
 
 from dataclasses import replace
 
@@ -7,11 +7,10 @@ import torch
 
 from experiments.models.decoder import Decoder
 from experiments.tasks import CharTokenizer
-from orchestrator.estimate import PROCESS_BYTES, parameter_count, remaining_s, stage_demand, stage_memory_bytes
-from orchestrator.schema import Allocation, DeviceKind, TrialState
+from orchestrator.estimate import PROCESS_BYTES, parameter_count, stage_demand, stage_memory_bytes
+from orchestrator.schema import DeviceKind
 from orchestrator.schema.training import ModelConfig, StageConfig, stage_config
 from orchestrator.sweep import compose_study
-from tests.unit.orchestrator.builders import warm_started
 
 
 @pytest.mark.parametrize(
@@ -57,38 +56,3 @@ def test_a_demand_is_what_the_cluster_config_asks_for() -> None:
     variant = compose_study(["cluster.devices_per_trial=2"]).variants[0]
     demand = stage_demand(variant.stages[0], variant.config["cluster"], DeviceKind.CPU)
     assert (demand.devices, demand.share) == (2, 1.0)
-
-
-def held(stage_key: str, opened_at: float, closed_at: float | None) -> Allocation:
-    return Allocation(
-        bundle_id=f"{stage_key}{opened_at}",
-        study_id="study-1",
-        stage_key=stage_key,
-        trial_ids=(),
-        device_ids=("node-a/cpu0",),
-        share=1.0,
-        opened_at=opened_at,
-        closed_at=closed_at,
-    )
-
-
-def test_nothing_can_be_said_before_anything_ran() -> None:
-    assert remaining_s(warm_started(2), [], now=0.0, devices=2) is None
-
-
-def test_what_is_left_takes_as_long_a_step_as_what_was_done() -> None:
-    # Warm-up of 10 steps in 10 s; then 2 x 30 steps of main at the same rate on 2 devices.
-    trials = [replace(trial, stage_index=1) for trial in warm_started(2)]
-    assert remaining_s(trials, [held(">warmup", 0.0, 10.0)], now=10.0, devices=2) == pytest.approx(30.0)
-
-
-def test_a_shared_stage_is_counted_once() -> None:
-    trials = list(warm_started(4))
-    trials[0] = replace(trials[0], state=TrialState.RUNNING, progress=0.5)
-    left = remaining_s(trials, [held(">warmup", 0.0, None)], now=5.0, devices=1)
-    assert left == pytest.approx(5.0 + 4 * 30.0)
-
-
-def test_a_study_that_is_over_has_nothing_left() -> None:
-    trials = [replace(t, state=TrialState.COMPLETED, stage_index=2) for t in warm_started(2)]
-    assert remaining_s(trials, [held(">warmup", 0.0, 10.0)], now=50.0, devices=1) == 0.0

@@ -1,17 +1,15 @@
 """fifo: first come, first served."""
 
-from dataclasses import replace
-
 from orchestrator.ordering import fifo
 from orchestrator.schema import Snapshot
-from tests.unit.orchestrator.packing.test_every_policy import ask
+from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 
 def test_earlier_requests_go_first() -> None:
-    early, late = (replace(r, queued_at=at) for r, at in zip(ask([(1, 1.0, 1)] * 2), (1.0, 2.0), strict=True))
-    assert fifo(Snapshot(at=3.0, queue=(late, early))) == [early, late]
+    queue = waiting("late", at=2.0), waiting("early", at=1.0)
+    assert keys(fifo(Snapshot(at=3.0, queue=queue))) == ["early", "late"]
 
 
 def test_equal_requests_keep_the_queues_order() -> None:
-    queue = tuple(ask([(1, 1.0, 1)] * 3))
+    queue = tuple(waiting(str(n)) for n in range(3))
     assert fifo(Snapshot(at=3.0, queue=queue)) == list(queue)

@@ -54,7 +54,7 @@ def test_a_study_without_trials_has_a_document() -> None:
 
 def test_every_field_is_described_in_the_readme_and_nothing_else_is() -> None:
     readme = (Path(report.__file__).parent / "README.md").read_text(encoding="utf-8")
-    described = set(re.findall(r"^\| `([a-z_.\[\]*]+)` \|", readme, flags=re.MULTILINE))
+    described = set(re.findall(r"^\| `([a-z0-9_.\[\]*]+)` \|", readme, flags=re.MULTILINE))
     assert described == set(paths(a_document()))
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import ConfigError
+from orchestrator.events import RecordStudy
 from orchestrator.home import STORE_VARIABLE, Home
+from orchestrator.store.memory import MemoryStore
 from orchestrator.store.opening import find_study, open_store, usable_store
+from tests.unit.orchestrator.builders import study
 
 
 def test_a_home_in_which_nothing_ran_has_no_store_to_open(tmp_path: Path) -> None:
@@ -44,3 +47,12 @@ def test_a_study_is_looked_for_among_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none yet"):
         find_study(store, None)
     store.close()
+
+
+def test_of_several_studies_the_last_is_meant_unless_one_is_named() -> None:
+    store = MemoryStore()
+    store.apply([RecordStudy(study=study("new", at=2.0)), RecordStudy(study=study("old", at=1.0))])
+    assert find_study(store, None).study_id == "new"
+    assert find_study(store, "old").study_id == "old"
+    with pytest.raises(ConfigError, match="no such study; the last ones are: old, new"):
+        find_study(store, "other")

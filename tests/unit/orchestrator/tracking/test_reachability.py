@@ -1,3 +1,4 @@
+import base64
 import http.server
 import sqlite3
 import subprocess
@@ -11,15 +12,22 @@ import pytest
 
 from orchestrator.ports import TrackingUnavailable
 from orchestrator.tracking import build_tracker
-from orchestrator.tracking.reachability import check_uri
+from orchestrator.tracking.reachability import check_uri, find_experiment
 
 
 @pytest.fixture
-def web_server() -> Iterator[str]:
+def requests() -> list[str | None]:
+    """The credentials that came with each request."""
+    return []
+
+
+@pytest.fixture
+def web_server(requests: list[str | None]) -> Iterator[str]:
     """A server that answers every request with a page of HTML, as anything but MLflow does."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            requests.append(self.headers["Authorization"])
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
@@ -80,6 +88,24 @@ def test_a_server_that_is_not_there_is_named_within_seconds(uri: str) -> None:
 def test_a_server_of_something_else_is_told_from_mlflow(web_server: str) -> None:
     with pytest.raises(TrackingUnavailable, match="not as an MLflow server"):
         check_uri(web_server, 3.0)
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(TrackingUnavailable) as caught:
+        check_uri("http://me:hunter2@127.0.0.1:9", 3.0)
+    assert "http://me:***@127.0.0.1:9" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_password_of_an_address_is_sent_as_mlflow_would(web_server: str, requests: list[str | None]) -> None:
+    with pytest.raises(TrackingUnavailable):
+        check_uri(web_server.replace("//", "//me:p%40ss@"), 3.0)
+    assert requests == [f"Basic {base64.b64encode(b'me:p@ss').decode()}"]
+
+
+def test_nothing_is_found_where_nobody_answers(tmp_path: Path) -> None:
+    assert find_experiment(f"sqlite:///{tmp_path}/no.db", "/study-1", 3.0) == ""
+    assert find_experiment("http://127.0.0.1:9", "/study-1", 3.0) == ""
 
 
 def test_an_unknown_tracker_is_named() -> None:

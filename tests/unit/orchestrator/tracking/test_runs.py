@@ -71,5 +71,19 @@ def test_a_study_outside_a_repository_has_no_revision_tag() -> None:
     assert not {"git revision", "mlflow.source.git.commit"} & set(runs.study_tags(study()))
 
 
+@pytest.mark.parametrize(("stage_index", "progress", "step"), [(0, 0.5, 0), (1, 0.0, 0), (1, 0.5, 15), (2, 0.0, 30)])
+def test_final_metrics_stand_where_the_last_stage_came_to(stage_index: int, progress: float, step: int) -> None:
+    trial = replace(warm_started(1)[0], stage_index=stage_index, progress=progress)
+    assert runs.final_step(trial) == step
+
+
+def test_a_study_without_trials_is_not_killed() -> None:
+    assert runs.study_status([]) == "FINISHED"
+
+
+def test_a_device_that_is_not_known_yet_has_an_empty_tag() -> None:
+    assert runs.study_tags(replace(study(), device_kind=None))["device_kind"] == ""
+
+
 def test_every_state_has_a_status() -> None:
     assert set(runs.STATUS_OF) == set(TrialState)

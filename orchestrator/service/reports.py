@@ -1,0 +1,26 @@
+"""The report of a study that is over, written where leads find it."""
+
+from collections.abc import Sequence
+
+from orchestrator.events import StudyFinished
+from orchestrator.home import Home
+from orchestrator.report.document import build_report
+from orchestrator.report.files import write_report_files
+from orchestrator.schema import Allocation, Prediction, Study, Trial
+from orchestrator.throughput import throughput
+
+
+def finish_study(
+    home: Home,
+    study: Study,
+    trials: Sequence[Trial],
+    allocations: Sequence[Allocation],
+    predictions: Sequence[Prediction],
+) -> StudyFinished:
+    """Write the report's files; its numbers and their paths."""
+    ended_at = study.ended_at if study.ended_at is not None else study.submitted_at
+    document = build_report(study, trials, allocations, ended_at, predictions)
+    files = write_report_files(document, home.report_folder(study.study_id))
+    return StudyFinished(
+        metrics=throughput(trials, allocations, ended_at), artifacts=tuple(str(path) for path in files)
+    )

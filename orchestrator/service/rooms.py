@@ -1,0 +1,62 @@
+"""The rooms put together as the service's config names them. What lies outside this package is a dotted string."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.config import ClusterConfig, ConfigError
+from orchestrator.home import Home
+from orchestrator.loop import Policies
+from orchestrator.ordering import ORDERINGS
+from orchestrator.packing import PACKINGS
+from orchestrator.ports import Cluster
+from orchestrator.schema import Tenant
+from orchestrator.sharing.preemption import PREEMPTIONS
+from orchestrator.submission import resolve
+
+SERVICE_PARTS = ("cluster", "ordering", "packing", "preemption", "tenants", "tracking", "access")
+
+
+def service_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a composed config that are the service's, for the lease and for whoever asks."""
+    return {part: config[part] for part in SERVICE_PARTS}
+
+
+def build_policies(config: Mapping[str, Any]) -> Policies:
+    """How the queue is served."""
+    return Policies(
+        ordering=ORDERINGS[config["ordering"]["name"]](config["ordering"]),
+        packing=PACKINGS[config["packing"]["name"]],
+        preemption=PREEMPTIONS[config["preemption"]["name"]](config["preemption"]),
+        tenants=build_tenants(config["tenants"]),
+        half_life_s=float(config["ordering"].get("half_life_s", 86_400.0)),
+    )
+
+
+def build_tenants(tenants: Mapping[str, Any]) -> dict[str, Tenant]:
+    """By name."""
+    return {name: Tenant(name=name, **fields) for name, fields in tenants["tenants"].items()}
+
+
+def store_id(home: Home) -> str:
+    """Tells the services of different stores apart where they meet: on a machine, on a Ray cluster."""
+    return hashlib.sha256(home.store_url.encode()).hexdigest()[:12]
+
+
+def build_cluster(cluster: Mapping[str, Any], home: Home, term: int) -> Cluster:
+    """The implementation takes the home, the artifacts, the devices, and what its own config adds.
+
+    Raises ConfigError if it takes something else.
+    """
+    implementation = resolve(cluster["implementation"], "cluster.implementation")
+    own = {name: value for name, value in cluster.items() if name not in ClusterConfig.__dataclass_fields__}
+    shared: dict[str, Any] = {name: cluster[name] for name in ("devices", "devices_per_trial")}
+    shared |= {"home": home.root, "artifacts": home.artifacts, "owner": store_id(home), "term": term}
+    try:
+        inspect.signature(implementation).bind(**shared, **own)
+    except TypeError as error:
+        remedy = f"{error}; its fields are those of its constructor, and cluster={cluster['name']} has the right ones"
+        raise ConfigError("cluster.implementation", cluster["implementation"], remedy) from error
+    built: Cluster = implementation(**shared, **own)
+    return built

@@ -1,0 +1,174 @@
+"""Whom to ask: the set of candidates on one node that makes room for a demand and loses the least work.
+
+Sets are compared by the work lost [device-seconds], then by how many they are, then by how long they have run in all
+(the youngest first), then by the nodes' order and the bundles' ids.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.packing.room import SHARE_TOLERANCE
+from orchestrator.schema import Demand, FreeDevice, Placement, Resident
+
+# So many sets are looked at, cheapest first, before the greedy choice takes over: a few milliseconds.
+SETS_LOOKED_AT = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A resident that may be asked to leave. `work_lost`: what it has done since its last checkpoint
+    [device-seconds]; `held_s`: for how long it has run [s]."""
+
+    resident: Resident
+    node_id: str
+    work_lost: float
+    held_s: float
+
+    @property
+    def devices(self) -> float:
+        """What it holds [devices x share]."""
+        return len(self.resident.placement.device_ids) * self.resident.placement.share
+
+
+Victims = tuple[Candidate, ...]
+Cost = tuple[float, int, float]
+
+
+class NodeRoom:
+    """What is free on the devices of one node, and what of it is promised."""
+
+    def __init__(self, devices: Sequence[FreeDevice]) -> None:
+        self._size = {free.device.device_id: free.device.memory_bytes for free in devices}
+        self._share = {free.device.device_id: free.free_share for free in devices}
+        self._memory = {free.device.device_id: free.free_memory_bytes for free in devices}
+
+    def fitting(self, demand: Demand, leaving: Collection[Candidate] = ()) -> list[str]:
+        """The devices that fit the demand once these have left."""
+        share, memory = self._share, self._memory
+        if leaving:
+            share, memory = dict(share), dict(memory)
+            for candidate in leaving:
+                _give_back(candidate.resident.placement, share, memory)
+        return [
+            device_id
+            for device_id in share
+            if share[device_id] + SHARE_TOLERANCE >= demand.share and memory[device_id] >= demand.memory_bytes
+        ]
+
+    def makes_room(self, demand: Demand, leaving: Collection[Candidate] = ()) -> bool:
+        """Whether the demand fits once these have left."""
+        return len(self.fitting(demand, leaving)) >= demand.devices
+
+    def give_back(self, placement: Placement) -> None:
+        """Count what a resident that leaves holds as free."""
+        _give_back(placement, self._share, self._memory)
+
+    def promise(self, demand: Demand) -> None:
+        """Set aside the fullest devices that fit; as in packing, a share of a device is that share of its memory."""
+        tightest = sorted(self.fitting(demand), key=lambda d: (self._share[d], self._memory[d]))[: demand.devices]
+        in_share = min(min(int(demand.share * self._size[d]), self._memory[d]) for d in tightest)
+        for device_id in tightest:
+            self._share[device_id] -= demand.share
+            self._memory[device_id] -= max(demand.memory_bytes, in_share)
+
+
+def _give_back(placement: Placement, share: dict[str, float], memory: dict[str, int]) -> None:
+    for device_id in placement.device_ids:
+        share[device_id] += placement.share
+        memory[device_id] += placement.memory_bytes
+
+
+def cheapest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """In the order in which single candidates are preferred."""
+    return sorted(candidates, key=lambda c: (c.work_lost, c.held_s, c.resident.bundle_id))
+
+
+def least_lost_victims(
+    nodes: Mapping[str, NodeRoom],
+    candidates: Sequence[Candidate],
+    demand: Demand,
+    allowed: Callable[[Victims], bool],
+    sets_looked_at: int = SETS_LOOKED_AT,
+) -> Victims | None:
+    """The cheapest set that makes room for the demand on one node; None if there is none.
+
+    `candidates` are sorted by `cheapest_first`. `allowed` may forbid sets; every part of an allowed set is allowed.
+    Exact if the answer is among the first `sets_looked_at` sets in order of cost, which are all sets of a small
+    cluster; greedy beyond (see `_greedy`).
+    """
+    by_node: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_node.setdefault(candidate.node_id, []).append(candidate)
+    sets = _sets_by_cost([(nodes[node_id], on_node) for node_id, on_node in by_node.items()], demand)
+    for _, (node, victims) in zip(range(sets_looked_at), sets, strict=False):
+        if allowed(victims) and node.makes_room(demand, victims):
+            return victims
+    if next(sets, None) is None:
+        return None
+    found = (_greedy(nodes[node_id], on_node, demand, allowed) for node_id, on_node in by_node.items())
+    return min((victims for victims in found if victims), key=_cost, default=None)
+
+
+def _sets_by_cost(
+    by_node: Sequence[tuple[NodeRoom, list[Candidate]]], demand: Demand
+) -> Iterator[tuple[NodeRoom, Victims]]:
+    """All non-empty sets of useful candidates that share a node, cheapest first.
+
+    From a set whose last member is the i-th cheapest of its node two follow: with the next one too, and with the next
+    one instead. Neither is cheaper, and every set is reached once. Which candidates of a node are useful is asked only
+    once its cheapest one's turn has come: most nodes' never does.
+    """
+    useful: dict[int, list[Candidate]] = {}
+    heap: list[tuple[Cost, int, tuple[int, ...]]] = [
+        (_cost(on_node[:1]), position, ()) for position, (_, on_node) in enumerate(by_node)
+    ]
+    heapq.heapify(heap)
+
+    def push(position: int, indexes: tuple[int, ...]) -> None:
+        if indexes[-1] < len(useful[position]):
+            heapq.heappush(heap, (_cost([useful[position][i] for i in indexes]), position, indexes))
+
+    while heap:
+        _, position, indexes = heapq.heappop(heap)
+        node, on_node = by_node[position]
+        if not indexes:
+            useful[position] = _useful(node, on_node, demand)
+            push(position, (0,))
+            continue
+        push(position, (*indexes, indexes[-1] + 1))
+        push(position, (*indexes[:-1], indexes[-1] + 1))
+        yield node, tuple(useful[position][i] for i in indexes)
+
+
+def _useful(node: NodeRoom, on_node: Sequence[Candidate], demand: Demand) -> list[Candidate]:
+    """Those on devices that would fit the demand if all left; nobody if all together would not make room."""
+    fitting = node.fitting(demand, on_node)
+    if len(fitting) < demand.devices:
+        return []
+    return [candidate for candidate in on_node if not set(fitting).isdisjoint(candidate.resident.placement.device_ids)]
+
+
+def _greedy(
+    node: NodeRoom, on_node: Sequence[Candidate], demand: Demand, allowed: Callable[[Victims], bool]
+) -> Victims | None:
+    """Take candidates, cheapest first, until there is room; then let stay, dearest first, whoever isn't needed."""
+    victims: Victims = ()
+    for candidate in _useful(node, on_node, demand):
+        if node.makes_room(demand, victims):
+            break
+        if allowed((*victims, candidate)):
+            victims = (*victims, candidate)
+    if not node.makes_room(demand, victims):
+        return None
+    for candidate in reversed(victims):
+        others = tuple(victim for victim in victims if victim is not candidate)
+        if node.makes_room(demand, others):
+            victims = others
+    return victims
+
+
+def _cost(victims: Sequence[Candidate]) -> Cost:
+    # fsum rounds once, so that a dearer member never makes a cheaper set.
+    return math.fsum(v.work_lost for v in victims), len(victims), math.fsum(v.held_s for v in victims)

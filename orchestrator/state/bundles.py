@@ -1,0 +1,181 @@
+"""Bundles come and go: what happens on devices."""
+
+from dataclasses import replace
+
+from orchestrator.events import (
+    BundleStopped,
+    Instruction,
+    Launch,
+    LeaderLost,
+    NodeLost,
+    PlacementsDecided,
+    PreemptionDecided,
+    RecordAllocation,
+    RecordPoint,
+    RecordStage,
+    StageCompleted,
+    StageReported,
+    StageSaved,
+)
+from orchestrator.schema import Allocation, StageState, TrialState
+from orchestrator.state.core import MachineCore
+from orchestrator.state.records import Bundle, past_stage
+
+
+def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
+    """Placements become bundles: recorded, led by the first that waits, and launched."""
+    records: list[Instruction] = []
+    launches: list[Instruction] = []
+    for placement, bundle_id in zip(event.placements, event.bundle_ids, strict=True):
+        record = core.stages[placement.stage_key]
+        if record.state is not StageState.ABSENT or not record.waiters:
+            continue
+        leader = core.trials[record.waiters[0]]
+        launch = Launch(
+            bundle_id=bundle_id,
+            study_id=leader.study_id,
+            stage=record.stage,
+            trial_ids=tuple(record.waiters),
+            placement=placement,
+            devices=tuple(core.room.devices[device_id] for device_id in placement.device_ids),
+            attempt=record.lost,
+        )
+        allocation = Allocation(
+            bundle_id=bundle_id,
+            study_id=leader.study_id,
+            stage_key=record.stage.key,
+            trial_ids=launch.trial_ids,
+            device_ids=placement.device_ids,
+            share=placement.share,
+            opened_at=event.at,
+            memory_bytes=placement.memory_bytes,
+        )
+        core.run(record, launch, allocation)
+        records.append(RecordStage(stage=record.stage, state=record.state, outcome=record.outcome))
+        records.append(core.lead(leader.trial_id, event.at))
+        records.append(RecordAllocation(allocation=allocation))
+        launches.append(launch)
+    return records + launches
+
+
+def report(core: MachineCore, bundle: Bundle, event: StageReported) -> list[Instruction]:
+    """Progress and series of one step."""
+    record = core.stages[bundle.launch.stage.key]
+    bundle.progress = max(bundle.progress, min(1.0, event.progress))
+    core.observe(bundle, record, event.at)
+    if not record.waiters:
+        return []
+    leader = core.trials[record.waiters[0]]
+    # A stage that is not the variant's last has a step axis of its own, so its series get its name.
+    final = leader.variant.stages[-1].key == record.stage.key
+    named = event.metrics if final else {f"{record.stage.name}/{k}": v for k, v in event.metrics.items()}
+    # A run that was lost after its last checkpoint goes over the same steps again: they count, and show, once.
+    new = {k: v for k, v in named.items() if event.step > leader.latest.get(k, (-1.0,))[0]}
+    latest = {**leader.latest, **{k: (float(event.step), v) for k, v in new.items()}}
+    leader = replace(leader, progress=bundle.progress, latest=latest)
+    instructions: list[Instruction] = [core.set(leader, event.at, track=False)]
+    if new:
+        point = RecordPoint(
+            study_id=leader.study_id, trial_id=leader.trial_id, step=event.step, metrics=new, at=event.at
+        )
+        instructions.append(point)
+    return instructions
+
+
+def saved(core: MachineCore, bundle: Bundle, event: StageSaved) -> list[Instruction]:
+    """A checkpoint: what was done up to it is safe."""
+    record = core.stages[bundle.launch.stage.key]
+    bundle.saved_at = max(bundle.saved_at, event.at)
+    bundle.progress = max(bundle.progress, min(1.0, event.step / record.stage.budget_steps))
+    return []
+
+
+def complete(core: MachineCore, bundle: Bundle, event: StageCompleted) -> list[Instruction]:
+    """The stage is done: whoever waited for it goes on."""
+    record = core.stages[bundle.launch.stage.key]
+    bundle.progress = 1.0
+    core.observe(bundle, record, event.at)
+    instructions = core.close(bundle, event.at, busy_s=event.outcome.busy_s)
+    record.state, record.outcome = StageState.COMPLETED, event.outcome
+    instructions.append(RecordStage(stage=record.stage, state=record.state, outcome=record.outcome))
+    waiters, record.waiters = record.waiters, []
+    for position, trial_id in enumerate(waiters):
+        trial = past_stage(core.trials[trial_id], record, reused=position > 0)
+        core.put(trial)
+        # A trial that was told to leave while its stage finished has its answer all the same.
+        if trial.stage_index < len(trial.variant.stages) and trial_id in core.leaving:
+            instructions.append(core.finish_leaving(trial_id, event.at))
+        else:
+            core.leaving.pop(trial_id, None)
+            instructions.append(core.wait_for_next_stage(trial_id, event.at))
+    return instructions
+
+
+def fail(core: MachineCore, bundle: Bundle, at: float, error: str) -> list[Instruction]:
+    """The stage fails, and with it whoever waited for it."""
+    record = core.stages[bundle.launch.stage.key]
+    instructions = core.close(bundle, at)
+    instructions.append(RecordStage(stage=record.stage, state=StageState.FAILED, outcome=record.outcome))
+    for trial_id in record.waiters:
+        core.leaving.pop(trial_id, None)
+        trial = replace(core.trials[trial_id], state=TrialState.FAILED, ended_at=at, error=error)
+        instructions.append(core.set(trial, at, why="failed"))
+    # A later submission may try again: the failure may have been the machine's.
+    record.waiters, record.state, record.lost, record.progress = [], StageState.ABSENT, 0, 0.0
+    return instructions
+
+
+def lose_worker(core: MachineCore, bundle: Bundle, at: float, reason: str) -> list[Instruction]:
+    """Another attempt, unless there were too many."""
+    record = core.stages[bundle.launch.stage.key]
+    record.lost += 1
+    if record.lost >= core.max_attempts:
+        times = f"lost {record.lost} times, last: {reason} (cluster.max_attempts={core.max_attempts})"
+        return fail(core, bundle, at, times)
+    return core.close(bundle, at) + core.requeue(record, at, f"its worker was lost: {reason}")
+
+
+def stopped(core: MachineCore, bundle: Bundle, event: BundleStopped) -> list[Instruction]:
+    """The bundle left a checkpoint as it was asked to."""
+    record = core.stages[bundle.launch.stage.key]
+    record.progress = max(record.progress, bundle.progress)
+    leader_id = record.waiters[0]
+    if bundle.preempted and leader_id not in core.leaving:
+        leader = core.trials[leader_id]
+        core.put(replace(leader, preemptions=leader.preemptions + 1))
+    why = "made room" if bundle.preempted else "stopped"
+    return core.close(bundle, event.at, busy_s=event.busy_s) + core.requeue(record, event.at, why)
+
+
+def preempt(core: MachineCore, event: PreemptionDecided) -> list[Instruction]:
+    """Ask bundles to make room."""
+    instructions: list[Instruction] = []
+    for bundle_id in event.bundle_ids:
+        bundle = core.bundles.get(bundle_id)
+        if bundle is not None and not bundle.stopping:
+            bundle.preempted = event.counts
+            instructions += core.stop(bundle, event.reason)
+    return instructions
+
+
+def lose_node(core: MachineCore, event: NodeLost) -> list[Instruction]:
+    """Its bundles are lost, then its devices."""
+    gone = {d.device_id for d in core.room.devices.values() if d.node_id == event.node_id}
+    instructions: list[Instruction] = []
+    for bundle in list(core.bundles.values()):
+        if gone & set(bundle.launch.placement.device_ids):
+            instructions += lose_worker(core, bundle, event.at, event.reason)
+    core.room.leave(event.node_id)
+    return [*instructions, core.record_devices()]
+
+
+def lose_leader(core: MachineCore, event: LeaderLost) -> list[Instruction]:
+    """All bundles and all devices are gone; their lines end when the leader did."""
+    instructions: list[Instruction] = []
+    for bundle in list(core.bundles.values()):
+        record = core.stages[bundle.launch.stage.key]
+        at = max(event.at, bundle.allocation.opened_at)
+        instructions += core.close(bundle, at) + core.requeue(record, at, event.reason)
+    for node_id in core.room.nodes():
+        core.room.leave(node_id)
+    return [*instructions, core.record_devices()]

@@ -1,0 +1,114 @@
+"""The event machine: `handle(event) -> instructions`.
+
+What it guarantees, and `validation.validate` checks: no device holds more than one whole share or its memory; a stage
+key runs in at most one bundle; every running bundle has exactly one open line in the ledger of device-seconds; a trial
+that is queued or running waits for, or runs, exactly its current stage; the closed ledger equals what the trials were
+charged.
+
+Words: trials *wait* for a stage; the first of them is its *leader* and is `running` while the stage runs, the others
+share the run and stay `queued`; when the leader leaves, the next one leads. A stage nobody waits for is not started;
+one that is running is stopped when its last waiter leaves. Events of bundles that are over are ignored, so late and
+duplicated events are harmless, and so are requests that the trials they name can't follow.
+"""
+
+from orchestrator.events import (
+    BundleStarted,
+    BundleStopped,
+    Event,
+    HaltRequested,
+    Instruction,
+    LeaderLost,
+    LedgerRestored,
+    NodeJoined,
+    NodeLost,
+    PlacementsDecided,
+    PreemptionDecided,
+    QueueRequested,
+    StageCompleted,
+    StageRaised,
+    StageReported,
+    StageSaved,
+    StudyForgotten,
+    StudySubmitted,
+    TrialExtended,
+    TrialsAdded,
+    WorkerLost,
+)
+from orchestrator.schema import Allocation, Snapshot, Trial
+from orchestrator.state import bundles, trials
+from orchestrator.state.core import MachineCore
+from orchestrator.state.snapshots import snapshot_of
+
+
+class SchedulerState(MachineCore):
+    """Studies, trials, stages, devices and bundles, changed by `handle` alone."""
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Change the state by one event and say what to record, launch and stop, in that order."""
+        match event:
+            case StudySubmitted():
+                return trials.submit(self, event)
+            case LedgerRestored():
+                return trials.restore_ledger(self, event)
+            case TrialsAdded():
+                return trials.add_trials(self, event)
+            case TrialExtended():
+                return trials.extend(self, event)
+            case StudyForgotten():
+                return trials.forget(self, event)
+            case NodeJoined():
+                self.room.join(event)
+                return [self.record_devices()]
+            case NodeLost():
+                return bundles.lose_node(self, event)
+            case LeaderLost():
+                return bundles.lose_leader(self, event)
+            case PlacementsDecided():
+                return bundles.place(self, event)
+            case PreemptionDecided():
+                return bundles.preempt(self, event)
+            case HaltRequested():
+                return trials.halt(self, event)
+            case QueueRequested():
+                return trials.queue_again(self, event)
+            case _:
+                bundle = self.bundles.get(event.bundle_id)
+                if bundle is None:
+                    return []
+        match event:
+            case BundleStarted():
+                bundle.started = True
+                return []
+            case StageReported():
+                return bundles.report(self, bundle, event)
+            case StageSaved():
+                return bundles.saved(self, bundle, event)
+            case StageCompleted():
+                return bundles.complete(self, bundle, event)
+            case StageRaised():
+                return bundles.fail(self, bundle, event.at, event.error)
+            case WorkerLost():
+                return bundles.lose_worker(self, bundle, event.at, event.reason)
+            case BundleStopped():
+                return bundles.stopped(self, bundle, event)
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, at: float) -> Snapshot:
+        """What ordering, sharing and packing policies look at: devices by node and index, the queue by arrival."""
+        return snapshot_of(self, at)
+
+    def study_trials(self, study_id: str) -> list[Trial]:
+        """The study's trials by number."""
+        return [self.trials[trial_id] for trial_id in self.study_trial_ids[study_id]]
+
+    def allocations(self, study_id: str) -> list[Allocation]:
+        """The study's lines of the ledger, closed ones first."""
+        still_open = (bundle.allocation for bundle in self.bundles.values())
+        return [a for a in [*self.closed, *still_open] if a.study_id == study_id]
+
+    def finished(self, study_id: str) -> bool:
+        """Whether every trial of the study is over."""
+        return all(state.terminal or not count for state, count in self.counts[study_id].items())

@@ -1,0 +1,231 @@
+"""Studies and trials come and go: what people ask for."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from orchestrator.events import (
+    HaltRequested,
+    Instruction,
+    Launch,
+    LedgerRestored,
+    QueueRequested,
+    RecordStudy,
+    RecordTrial,
+    StudyForgotten,
+    StudySubmitted,
+    TrialExtended,
+    TrialsAdded,
+)
+from orchestrator.schema import Allocation, Demand, Outcome, Placement, StageState, Trial, TrialState
+from orchestrator.state.core import MachineCore
+from orchestrator.state.records import StageRecord
+from orchestrator.state.snapshots import held_by
+
+_WAITING = (TrialState.QUEUED, TrialState.RUNNING)
+
+
+def submit(core: MachineCore, event: StudySubmitted) -> list[Instruction]:
+    """A study and its trials become known; whoever needs no further stage is done at once."""
+    study_id = event.study.study_id
+    if study_id in core.studies:
+        return []
+    core.studies[study_id] = event.study
+    core.counts[study_id] = Counter()
+    core.study_trial_ids[study_id] = []
+    instructions: list[Instruction] = []
+    if not event.announced:
+        instructions.append(RecordStudy(study=event.study))
+        _run_anew(core, event)
+    for trial in event.trials:
+        _take_in(core, trial, event.demands, event.available_stages, event.at)
+        instructions += _walk(core, trial.trial_id, event.at, announce=not event.announced)
+    return instructions
+
+
+def _run_anew(core: MachineCore, event: StudySubmitted) -> None:
+    """A new study runs what it is about itself, even if another one ran the same: only what it says is available is
+    taken over."""
+    for key in {stage.key for trial in event.trials for stage in trial.variant.stages} - set(event.available_stages):
+        record = core.stages.get(key)
+        if record is not None and record.state is StageState.COMPLETED:
+            record.state, record.progress, record.lost = StageState.ABSENT, 0.0, 0
+
+
+def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction]:
+    """Closed lines count as use, and as the ledger of the studies that are known; open ones are running bundles."""
+    for allocation in event.ledger:
+        if allocation.closed_at is not None:
+            tenant = event.tenants.get(allocation.study_id, "default")
+            core.usage.open(allocation.bundle_id, tenant, held_by(allocation, core.stages), allocation.opened_at)
+            core.usage.close(allocation.bundle_id, allocation.closed_at)
+            if allocation.study_id in core.studies:
+                core.closed.append(allocation)
+        elif allocation.stage_key in core.stages:
+            _take_over(core, allocation)
+    return []
+
+
+def add_trials(core: MachineCore, event: TrialsAdded) -> list[Instruction]:
+    """Clones join their study."""
+    instructions: list[Instruction] = []
+    for trial in event.trials:
+        if trial.trial_id in core.trials or trial.study_id not in core.studies:
+            continue
+        _take_in(core, trial, event.demands, event.available_stages, event.at)
+        why = f"cloned from {trial.cloned_from}" if trial.cloned_from else "added"
+        instructions += core.reopen(trial.study_id, event.at)
+        instructions.append(RecordTrial(trial=trial, was=None, at=event.at, why=why))
+        instructions += _walk(core, trial.trial_id, event.at, announce=False)
+    return instructions
+
+
+def _take_in(
+    core: MachineCore, trial: Trial, demands: Mapping[str, Demand], available: Mapping[str, Outcome], at: float
+) -> None:
+    """Make the trial and its stages known; it waits for its current stage if it is queued or running."""
+    _know_stages(core, trial, demands, available, at)
+    core.trials[trial.trial_id] = trial
+    core.counts[trial.study_id][trial.state] += 1
+    core.study_trial_ids[trial.study_id].append(trial.trial_id)
+    if trial.state in _WAITING:
+        core.wait(core.stages[trial.variant.stages[trial.stage_index].key], trial.trial_id, at)
+
+
+def _know_stages(
+    core: MachineCore, trial: Trial, demands: Mapping[str, Demand], available: Mapping[str, Outcome], at: float
+) -> None:
+    for stage in trial.variant.stages:
+        record = core.stages.get(stage.key)
+        if record is None:
+            record = StageRecord(stage=stage, demand=demands[stage.key], queued_at=at)
+            core.stages[stage.key] = record
+        if stage.key in available and record.state is StageState.ABSENT:
+            record.state, record.outcome = StageState.COMPLETED, available[stage.key]
+
+
+def _take_over(core: MachineCore, allocation: Allocation) -> None:
+    """An open line of the ledger is a bundle that runs, led by the trial that is running."""
+    record = core.stages[allocation.stage_key]
+    leader = next(t for t in record.waiters if core.trials[t].state is TrialState.RUNNING)
+    record.waiters.remove(leader)
+    record.waiters.insert(0, leader)
+    known = core.room.devices
+    launch = Launch(
+        bundle_id=allocation.bundle_id,
+        study_id=allocation.study_id,
+        stage=record.stage,
+        trial_ids=allocation.trial_ids,
+        placement=Placement(
+            stage_key=allocation.stage_key,
+            device_ids=allocation.device_ids,
+            share=allocation.share,
+            memory_bytes=allocation.memory_bytes,
+        ),
+        devices=tuple(known[device_id] for device_id in allocation.device_ids if device_id in known),
+        attempt=record.lost,
+    )
+    core.run(record, launch, allocation)
+    core.bundles[allocation.bundle_id].progress = core.trials[leader].progress
+
+
+def _walk(core: MachineCore, trial_id: str, at: float, *, announce: bool) -> list[Instruction]:
+    """Past the stages whose outputs are there. Records the trial if it moved, or to `announce` it."""
+    trial = core.trials[trial_id]
+    record = core.stages[trial.variant.stages[trial.stage_index].key] if trial.state is TrialState.QUEUED else None
+    if record is not None and record.state is StageState.COMPLETED:
+        core.leave(record, trial_id)
+        return [core.wait_for_next_stage(trial_id, at, why="submitted" if announce else "")]
+    return [core.set(trial, at, why="submitted")] if announce else []
+
+
+def extend(core: MachineCore, event: TrialExtended) -> list[Instruction]:
+    """The trial goes on, under a variant of its own with another length."""
+    trial = core.trials.get(event.trial_id)
+    if trial is None or trial.state in _WAITING:
+        return []
+    last = len(event.variant.stages) - 1
+    longer = replace(
+        trial,
+        variant=event.variant,
+        state=TrialState.QUEUED,
+        stage_index=min(trial.stage_index, last),
+        progress=0.0,
+        ended_at=None,
+        error="",
+        metrics={},
+        queued_at=event.at,
+        reused_stages=tuple(k for k in trial.reused_stages if k != trial.variant.stages[-1].key),
+    )
+    _know_stages(core, longer, event.demands, event.available_stages, event.at)
+    record = core.set(longer, event.at, why="extended", new_variant=True)
+    core.wait(core.stages[longer.variant.stages[longer.stage_index].key], trial.trial_id, event.at)
+    return [*core.reopen(trial.study_id, event.at), record, *_walk(core, trial.trial_id, event.at, announce=False)]
+
+
+def queue_again(core: MachineCore, event: QueueRequested) -> list[Instruction]:
+    """Paused trials, or with `retry` failed and cancelled ones, wait for devices again."""
+    instructions: list[Instruction] = []
+    wanted = (TrialState.FAILED, TrialState.CANCELLED) if event.retry else (TrialState.PAUSED,)
+    for trial_id in event.trial_ids:
+        trial = core.trials.get(trial_id)
+        if trial is None:
+            continue
+        if _is_pausing(core, trial_id) and not event.retry:
+            del core.leaving[trial_id]  # the bundle that is stopping leaves a checkpoint, and the trial waits again
+        elif trial.state in wanted:
+            core.trials[trial_id] = replace(trial, error="", ended_at=None)
+            why = "retried" if event.retry else "resumed"
+            instructions += core.reopen(trial.study_id, event.at)
+            instructions.append(core.wait_for_next_stage(trial_id, event.at, why=why))
+    return instructions
+
+
+def _is_pausing(core: MachineCore, trial_id: str) -> bool:
+    return trial_id in core.leaving and core.leaving[trial_id][0] is TrialState.PAUSED
+
+
+def halt(core: MachineCore, event: HaltRequested) -> list[Instruction]:
+    """Trials leave: at once if they wait, at the next step boundary if they run."""
+    instructions: list[Instruction] = []
+    for trial_id in event.trial_ids:
+        trial = core.trials.get(trial_id)
+        if trial is None or not trial.state.may_become(event.into) or trial.state is event.into:
+            continue
+        if trial.state not in _WAITING:  # paused, to be cancelled
+            if event.into is TrialState.CANCELLED:
+                core.leaving[trial_id] = (event.into, event.reason)
+                instructions.append(core.finish_leaving(trial_id, event.at))
+            continue
+        record = core.stages[trial.variant.stages[trial.stage_index].key]
+        core.leaving[trial_id] = (event.into, event.reason)
+        if record.state is StageState.RUNNING and record.waiters == [trial_id]:
+            instructions += core.stop(core.bundles[record.bundle_id], event.reason)
+            continue
+        core.leave(record, trial_id)
+        instructions.append(core.finish_leaving(trial_id, event.at))
+        if trial.state is TrialState.RUNNING:
+            instructions.append(core.lead(record.waiters[0], event.at))
+    return instructions
+
+
+def forget(core: MachineCore, event: StudyForgotten) -> list[Instruction]:
+    """Drop a study that has ended, with what only it needed. What its tenant has used stays."""
+    study = core.studies.get(event.study_id)
+    if study is None or study.ended_at is None:
+        return []
+    own = set(core.study_trial_ids[study.study_id])
+    lines = [line for line in core.closed if own.intersection(line.trial_ids)]
+    over = all(core.trials[trial_id].state.terminal for trial_id in own)
+    if not over or not all(own.issuperset(line.trial_ids) for line in lines):
+        return []
+    gone = {stage.key for trial_id in own for stage in core.trials[trial_id].variant.stages}
+    for trial_id in own:
+        del core.trials[trial_id]
+    del core.studies[study.study_id], core.counts[study.study_id], core.study_trial_ids[study.study_id]
+    dropped = {line.bundle_id for line in lines}
+    core.closed = [line for line in core.closed if line.bundle_id not in dropped]
+    needed = {stage.key for trial in core.trials.values() for stage in trial.variant.stages}
+    for key in gone - needed:
+        del core.stages[key]
+    return []

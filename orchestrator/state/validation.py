@@ -1,0 +1,55 @@
+"""Every invariant of the event machine, checked at the end of every test that drives it."""
+
+from orchestrator.schema import StageState, TrialState
+from orchestrator.state.machine import SchedulerState
+from orchestrator.state.records import StageRecord
+
+_EPSILON = 1e-6
+
+
+def validate(state: SchedulerState) -> None:
+    """Raise AssertionError if an invariant of the docstring of `machine` does not hold."""
+    for free in state.room.free():
+        assert free.free_share >= -_EPSILON, f"{free.device.device_id} holds more than its share"
+        assert free.free_memory_bytes >= 0, f"{free.device.device_id} holds more than its memory"
+        sitting = [b for b in state.bundles.values() if free.device.device_id in b.launch.placement.device_ids]
+        assert len(sitting) == free.residents, f"{free.device.device_id} and the bundles on it"
+    running = {bundle.launch.stage.key: bundle_id for bundle_id, bundle in state.bundles.items()}
+    assert len(running) == len(state.bundles), "a stage runs in two bundles"
+    for key, record in state.stages.items():
+        assert (record.state is StageState.RUNNING) == (key in running), f"stage {record.stage.name} and its bundle"
+        assert record.state is not StageState.RUNNING or record.bundle_id == running[key], "another bundle runs it"
+        assert record.state in (StageState.RUNNING, StageState.ABSENT) or not record.waiters
+    assert all(b.allocation.closed_at is None for b in state.bundles.values()), "a bundle's ledger line is closed"
+    assert len({a.bundle_id for a in state.closed}) == len(state.closed), "a ledger line was closed twice"
+    _validate_queue(state)
+    _validate_trials(state)
+    held = sum(a.device_seconds(0.0) for a in state.closed)
+    charged = sum(t.gpu_seconds for t in state.trials.values())
+    assert abs(held - charged) <= _EPSILON * max(1.0, held), f"ledger {held} s, charged {charged} s"
+
+
+def _validate_queue(state: SchedulerState) -> None:
+    requests = state.queue.requests(state.trials, state.studies, state.durations, 0.0)
+    waiting = {key for key, r in state.stages.items() if r.state is StageState.ABSENT and r.waiters}
+    assert {request.stage_key for request in requests} == waiting, "the queue is not what waits"
+    for request in requests:
+        assert request.trial_ids == tuple(state.stages[request.stage_key].waiters), "a request is out of date"
+
+
+def _validate_trials(state: SchedulerState) -> None:
+    waits = [(trial_id, record) for record in state.stages.values() for trial_id in record.waiters]
+    by_trial: dict[str, StageRecord] = dict(waits)
+    assert len(by_trial) == len(waits), "a trial waits for two stages"
+    for trial in state.trials.values():
+        if trial.state not in (TrialState.QUEUED, TrialState.RUNNING):
+            assert trial.trial_id not in by_trial, f"trial {trial.number} is {trial.state} and waits"
+            assert trial.trial_id not in state.leaving
+            continue
+        record = by_trial[trial.trial_id]
+        assert record.stage.key == trial.variant.stages[trial.stage_index].key, "a trial waits for another stage"
+        leads = record.state is StageState.RUNNING and record.waiters[0] == trial.trial_id
+        assert (trial.state is TrialState.RUNNING) == leads, f"trial {trial.number} is {trial.state}, leads: {leads}"
+    for study_id, counts in state.counts.items():
+        states = [state.trials[trial_id].state for trial_id in state.study_trial_ids[study_id]]
+        assert all(counts[s] == states.count(s) for s in TrialState), f"study {study_id}: counts"

@@ -1,0 +1,14 @@
+"""Hydra's own override grammar -> validated variants."""
+
+from orchestrator.sweep.overrides import count_variants, parse_overrides
+from orchestrator.sweep.study import MAX_VARIANTS, ComposedStudy, compose_base, compose_like, compose_study
+
+__all__ = [
+    "MAX_VARIANTS",
+    "ComposedStudy",
+    "compose_base",
+    "compose_like",
+    "compose_study",
+    "count_variants",
+    "parse_overrides",
+]

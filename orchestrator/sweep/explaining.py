@@ -1,0 +1,63 @@
+"""Hydra's and OmegaConf's errors in the words of whoever wrote the override."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from orchestrator import config
+from orchestrator.config import ConfigError
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message."""
+    return str(error).strip().splitlines()[0].strip()
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's and OmegaConf's messages span lines and name internals; keep the field, the value and what would do."""
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    text = " ".join(lines)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, choice = match[1].rpartition("/")
+        options = re.search(r"vailable options in '[^']*':(.*?)Config search path", text)
+        names = [name for name in (options[1].split() if options else []) if not name.startswith("base_")]
+        return ConfigError(group or "group", choice, _suggest(choice, names))
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
+        key = match[1] or match[2]
+        given = next(
+            (o for o in overrides if o.lstrip("+~").split("=", 1)[0].split(".")[-1] == key.split(".")[-1]), key
+        )
+        name, _, value = given.partition("=")
+        inner = re.search(r"Key '([^']+)' (?:is )?not in '([^']+)'", text)
+        known = _fields_of(inner[2]) if inner else []
+        hint = _elsewhere(name) or _suggest(inner[1] if inner else key, known)
+        return ConfigError(name, value, f"unknown key; {hint}")
+    full_key = re.search(r"full_key: (\S+)", text)
+    name = full_key[1] if full_key else "config"
+    value = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith(f"{name}=")), "?")
+    if "not Optional" in text:
+        return ConfigError(name, value, "it needs a value; leave the override out to keep its default")
+    told = next((line for line in lines if line.startswith(("Value ", "Invalid value", "Cannot convert"))), lines[0])
+    return ConfigError(name, value, told)
+
+
+def _fields_of(class_name: str) -> list[str]:
+    schema = getattr(config, class_name, None)
+    return sorted(getattr(schema, "__dataclass_fields__", {}))
+
+
+def _elsewhere(name: str) -> str:
+    """What to write instead of an override that Hydra's grammar or an interpolation keeps from where it looks right."""
+    if match := re.match(r"recipe\.stages\.\w+\.((?:algorithm|optimizer)\..+)", name):
+        return f"a stage that takes these from their group is set there: {match[1]}=..."
+    if name.startswith(("task.options.", "deepspeed.extra.")):
+        return f"a key of your own is added with a plus: +{name}=..."
+    return ""
+
+
+def _suggest(given: str, options: Sequence[str]) -> str:
+    if not options:
+        return "`orchestrator run --cfg job` prints every key there is"
+    close = difflib.get_close_matches(given, options, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}there is: {', '.join(options)}"
