@@ -216,6 +216,20 @@ def _preload(modules: list[str]) -> None:
     gc.freeze()
 
 
+def _step_aside(listener: int) -> None:
+    """Go on in a child of this process, which itself only waits for the child's end and tells its status.
+
+    Ray kills an agent's children along with the agent. A grandchild lives to see the end of its controller's stream,
+    and ends its bundles with all that they have started.
+    """
+    child = os.fork()
+    if child == 0:
+        return
+    os.close(listener)
+    _, status = os.waitpid(child, 0)
+    os._exit(min(1, abs(os.waitstatus_to_exitcode(status))))
+
+
 def _accept(listener: socket.socket, lifeline: int) -> socket.socket | None:
     """The controller's connection; None if the starter goes first."""
     with selectors.DefaultSelector() as selector, listener:
@@ -233,6 +247,7 @@ def main() -> int:
     parser.add_argument("--preload", action="append", default=[], help="a module to import; may be repeated")
     parser.add_argument("--python-path", action="append", default=[], help="a folder to import payloads from")
     arguments = parser.parse_args()
+    _step_aside(arguments.listen_fd)
     # Whoever started us may have blocked signals (Ray blocks SIGINT in its workers); children shall start as usual.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     sys.path[:0] = arguments.python_path

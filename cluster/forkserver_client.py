@@ -76,14 +76,14 @@ class ForkserverProcess:
         # A server that is still importing doesn't look at its lifeline; then it has no children either.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
-        self._process.kill()
+        end_group(self._process.pid)
         self._process.wait()
 
 
 def end_group(pid: int | None) -> None:
-    """Kill what a dead server's child (None: there was none yet) left in its process group; none left is fine.
+    """Kill the process group that `pid` (None: nobody) began, whether that process still lives or not.
 
-    While anything is left in a group, nothing else gets its number.
+    While anything is left in a group, nothing else gets its number; nothing left is fine.
     """
     if pid is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -46,6 +46,11 @@ def save_checkpoint(
     dist.barrier()  # or a fast process would write its next one while this one is tidied away
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a stage has written one in its own folder."""
+    return any(folder.glob(f"{PREFIX}*"))
+
+
 def load_checkpoint(
     folder: Path, warm: Path | None, engine: Engine, layout: Layout, sampler: torch.Generator
 ) -> dict[str, Any] | None:

@@ -43,7 +43,8 @@ class ClusterConfig:
     """Where bundles run. `implementation` is `package.module:Class`; `devices` 0 takes all there are.
 
     share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. memory_per_trial_gib:
-    of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. Fields that a subclass adds go to the implementation's constructor.
+    of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. Fields that a subclass
+    adds go to the implementation's constructor.
     """
 
     name: str = MISSING

@@ -72,7 +72,8 @@ def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> 
 def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stage's config that its memory depends on: the thousands of variants of a sweep share a few."""
     algorithm = {name: value for name, value in config["algorithm"].items() if name != "max_steps"}
-    return {**config, "algorithm": algorithm, "optimizer": {}, "seed": 0}
+    task = {name: config["task"][name] for name in ("max_prompt_tokens", "max_answer_tokens")}
+    return {**config, "algorithm": algorithm, "task": task, "optimizer": {}, "seed": 0}
 
 
 @lru_cache(maxsize=1024)

@@ -1,13 +1,14 @@
 """`run`, `serve` and a `resume` without a service: a queue served in this process, watched, and reported."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator.clock import SystemClock
-from orchestrator.config import ConfigError
+from orchestrator.config import AccessConfig, ConfigError
 from orchestrator.control.direct import DirectOperations
 from orchestrator.home import Home
 from orchestrator.ports import Store
@@ -26,6 +27,8 @@ from orchestrator.submission import Submission
 from orchestrator.tracking import build_tracker
 
 EXIT_DECIDED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+# The part of the time that showing a study may take.
+LOOKING_PART = 0.05
 
 
 def run_study(submission: Submission, home: Home, author: str) -> int:
@@ -58,13 +61,16 @@ def resume_study(study_id: str | None, home: Home, author: str) -> int:
         config = service_config(study.config)
         _check(config, home)
         operations = DirectOperations(store, home, author)
-        if TrialState.PAUSED in states:
-            operations.command(CommandKind.RESUME, study.study_id)
+        # Also where nothing is paused yet: a pause may wait in the store. It comes first, and this undoes it.
+        operations.command(CommandKind.RESUME, study.study_id)
         return _Run(config, home, store, operations, study.study_id).to_the_end()
 
 
-def serve(config: Mapping[str, Any], home: Home) -> None:
-    """Serve the home's store with a composed config until Ctrl-C or SIGTERM. Raises as `run_study` does."""
+def serve(config: Mapping[str, Any], home: Home, http: tuple[str, int] | None = None) -> None:
+    """Serve the home's store with a composed config until Ctrl-C or SIGTERM; also over HTTP at (host, port) if given.
+
+    Raises as `run_study` does, and ConfigError if the address can't be had.
+    """
     console = Console(highlight=False)
     service = service_config(config)
     _check(service, home)
@@ -79,7 +85,23 @@ def serve(config: Mapping[str, Any], home: Home) -> None:
 
         say = _say(console)
         say(f"serving {home.root}")
-        Service(service, home, store, say).serve(lambda: bool(asked_to_stop), lambda _: None, on_interrupt)
+        with _answering_http(service["access"], home, store, http, say):
+            Service(service, home, store, say).serve(lambda: bool(asked_to_stop), lambda _: None, on_interrupt)
+
+
+@contextlib.contextmanager
+def _answering_http(
+    access: Mapping[str, Any], home: Home, store: Store, http: tuple[str, int] | None, say: Callable[[str], None]
+) -> Iterator[None]:
+    if http is None:
+        yield
+        return
+    from orchestrator.access.app import create_app
+    from orchestrator.access.server import HttpServer
+
+    with HttpServer(create_app(store, home, AccessConfig(**access)), *http) as server:
+        say(f"answering HTTP at {server.url}")
+        yield
 
 
 def _check(config: Mapping[str, Any], home: Home) -> None:
@@ -114,6 +136,7 @@ class _Run:
         self._console = Console(highlight=False)
         self._clock = SystemClock()
         self._opened = False
+        self._look_again_at = float("-inf")
         self._interrupted = False
         self._state: SchedulerState | None = None
 
@@ -145,17 +168,26 @@ class _Run:
 
     def _observe(self, leading: SchedulerState | None) -> None:
         self._state = leading
+        now = self._clock.now()
+        if now < self._look_again_at and not self._over():
+            return
+        began = time.perf_counter()
+        self._show(leading, now)
+        # Looking at a large queue must not hold up the queue.
+        self._look_again_at = now + (time.perf_counter() - began) / LOOKING_PART
+
+    def _show(self, leading: SchedulerState | None, now: float) -> None:
         state = leading
         if state is None:
             state = SchedulerState(max_attempts=1)
-            view(state, self._store, self._clock.now(), [self._study_id])
+            view(state, self._store, now, [self._study_id])
         if self._study_id not in state.studies:
             return
         if not self._opened and state.room.devices:
             self._opened = True
             self._refuse_what_never_fits(state)
             self._console.print(self._opening_line(state), soft_wrap=True)
-        self._view.update(progress_of(state, self._study_id, self._clock.now()))
+        self._view.update(progress_of(state, self._study_id, now))
 
     def _refuse_what_never_fits(self, state: SchedulerState) -> None:
         """A service keeps such a trial waiting, for a node that may come; here nobody would come."""

@@ -89,8 +89,7 @@ class _Run:
             if expected_s is None or indexes is None:
                 return
             self._queue.popleft()
-            self._share[list(indexes)] -= record.demand.share
-            self._memory[list(indexes)] -= record.demand.memory_bytes
+            self._take(indexes, record.demand)
             self._starts.setdefault(self._waiters[record.stage.key][0], now)
             self._push(now + expected_s, record.stage.key, indexes, record.demand)
 
@@ -106,9 +105,16 @@ class _Run:
             return None
         return tuple(int(i) for i in found[self._node[found] == node][: demand.devices])
 
+    # One by one: numpy takes longer to read a list of few indexes.
+    def _take(self, indexes: tuple[int, ...], demand: Demand) -> None:
+        for index in indexes:
+            self._share[index] -= demand.share
+            self._memory[index] -= demand.memory_bytes
+
     def _release(self, indexes: tuple[int, ...], demand: Demand) -> None:
-        self._share[list(indexes)] += demand.share
-        self._memory[list(indexes)] += demand.memory_bytes
+        for index in indexes:
+            self._share[index] += demand.share
+            self._memory[index] += demand.memory_bytes
 
     def _push(self, end_at: float, stage_key: str, indexes: tuple[int, ...], demand: Demand) -> None:
         heapq.heappush(self._running, (end_at, next(self._order), stage_key, indexes, demand))

@@ -20,6 +20,13 @@ from orchestrator.schema import Variant
 COMPUTING_PACKAGES = ("torch", "deepspeed", "numpy", "reasoning-gym")
 
 
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_encode(plain).encode()).hexdigest()
+
+
 class StageKeys:
     """Keys of the stages of many variants. A part (`optimizer`, `task`, ...) that their configs share as an object is
     encoded once, and a data file is read once, so neither may change while this lives."""
@@ -39,14 +46,13 @@ class StageKeys:
             "code": code_digest(_package_of(config["algorithm"].get("entrypoint", ""))),
             "packages": _versions(),
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return _digest(parts)[:32]
 
     def _part(self, part: Mapping[str, Any]) -> str:
         if id(part) not in self._digests:
             # The bytes of a data file count, not where it lies.
             counts = {name: value for name, value in part.items() if name != "path"}
-            digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()
-            self._digests[id(part)] = (part, digest)
+            self._digests[id(part)] = (part, _digest(counts))
         return self._digests[id(part)][1]
 
     def _data_digest(self, path: str) -> str:

@@ -54,10 +54,7 @@ def take_over(namespace: str, term: int, timeout_s: float) -> None:
 
 
 def end_agents(actors: Sequence[Any], *, restart: bool) -> None:
-    """End bundles and then the agents, by force those that don't answer; `restart`: Ray shall start them again.
-
-    Ray kills an actor's forkserver along with it, and then nobody would end what the bundles have started.
-    """
+    """End bundles and then the agents, by force those that don't answer; `restart`: Ray shall start them again."""
     with contextlib.suppress(RayError):
         ray.get([actor.close.remote() for actor in actors], timeout=CLOSE_S)
     for actor in actors:

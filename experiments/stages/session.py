@@ -21,7 +21,7 @@ from torch import Tensor
 
 from experiments.batches import seeded_generator
 from experiments.channel import Channel
-from experiments.checkpoint import load_checkpoint, save_checkpoint, save_output
+from experiments.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, save_output
 from experiments.engine import Engine, open_device, sum_over_processes
 from experiments.evaluate import evaluate, seconds_per_answer
 from experiments.models.decoder import Decoder, load_decoder
@@ -31,6 +31,9 @@ from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import StageConfig, stage_config
 
 REPORT_EVERY_STEPS = 10
+RESEND_S = 60.0
+"""Whoever passes a report on may die before it is written down, and the stage with it. A resumed stage says again what
+it had said within this time before its checkpoint; what is known already is not counted again."""
 CHECKPOINT_LEAST_S = 2.0
 CHECKPOINT_COSTS = 50.0
 """A periodic checkpoint is due this many times the last one's cost after it, `CHECKPOINT_LEAST_S` at the least: they
@@ -42,7 +45,8 @@ class Progress:
     """step: steps done. position: where in the endless order of the data the next step begins [items].
     tokens_seen: prompt and answer tokens, BOS and EOS included, that this process computed.
 
-    series: what was recorded since the last report, as (value, weight).
+    series: what was recorded since the last report, as (value, weight). reported: the latest reports, as (time, step,
+    metrics, fraction done).
     """
 
     step: int = 0
@@ -52,6 +56,7 @@ class Progress:
     dev_accuracy: float = 0.0
     dev_step: int = -1
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    reported: list[tuple[float, int, dict[str, float], float]] = field(default_factory=list)
 
 
 class Session:
@@ -72,6 +77,7 @@ class Session:
         self._layout = {"algorithm.name": config.algorithm.name, **self.engine.layout}
         saved = load_checkpoint(Path(assignment.checkpoint_dir), warm, self.engine, self._layout, self.sampler)
         self.progress = Progress() if saved is None else Progress(**saved)
+        self._report_again(of_another=warm is not None and not has_checkpoint(Path(assignment.checkpoint_dir)))
         self._items_per_step = items_per_step
         self._busy_s = 0.0
         self._checkpoint_interval_s = CHECKPOINT_LEAST_S
@@ -206,10 +212,21 @@ class Session:
     def _report(self, metrics: Mapping[str, float], done: float | None = None) -> None:
         if self.rank == 0:
             fraction = min(1.0, self.progress.step / self.config.algorithm.max_steps) if done is None else done
+            self.progress.reported.append((time.time(), self.progress.step, dict(metrics), fraction))
             self.channel.report(self.progress.step, metrics, fraction)
+
+    def _report_again(self, *, of_another: bool) -> None:
+        """What was reported shortly before the checkpoint; nothing if that is the checkpoint `of_another` stage."""
+        if of_another:
+            self.progress.reported = []
+        if self.rank == 0:
+            for _, step, metrics, fraction in self.progress.reported:
+                self.channel.report(step, metrics, fraction)
 
     def _checkpoint(self) -> None:
         started = time.perf_counter()
+        since = time.time() - RESEND_S
+        self.progress.reported = [report for report in self.progress.reported if report[0] >= since]
         folder = Path(self.assignment.checkpoint_dir)
         progress = asdict(self.progress)
         save_checkpoint(folder, self.engine, self._layout, self.progress.step, progress, self.sampler)

@@ -21,7 +21,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No token, or one that is unknown or was revoked"},
     403: {"model": ErrorAnswer, "description": "The role or the tenant of the token doesn't allow it"},
     404: {"model": ErrorAnswer, "description": "There is no such thing, or none that the token may know of"},
-    413: {"model": ErrorAnswer, "description": "The body is too large"},
+    # Text if the announced length is too large already: then nothing of the service has looked at the request.
+    413: {"model": ErrorAnswer, "content": {"text/plain": {}}, "description": "The body is too large"},
     422: {"model": ErrorAnswer, "description": "A value that can't be used"},
     503: {"model": ErrorAnswer, "description": "The store can't be reached now"},
 }

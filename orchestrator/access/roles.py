@@ -1,6 +1,7 @@
 """What each role may do, and the operations within what a token allows."""
 
 import logging
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from orchestrator.ports import Store, StoreUnavailable
 from orchestrator.redaction import redacted, redacted_override, redacted_text
 from orchestrator.schema import Command, CommandKind, Role, Study, Token, Trial
 from orchestrator.submission import prepare
-from orchestrator.sweep import ComposedStudy, compose_like, parse_overrides
+from orchestrator.sweep import ComposedStudy, compose_like
 
 
 class Operation(StrEnum):
@@ -83,10 +84,10 @@ class ScopedOperations:
 
     def submit(self, overrides: Sequence[str]) -> Submitted:
         """A study of the token's tenant, unless the overrides name another one."""
-        check_overrides(overrides, self._access)
+        parsed = check_overrides(overrides, self._access)
+        named = any(override.key_or_group == "study.tenant" for override in parsed)
+        own = [] if named else [f"study.tenant='{self._token.tenant}'"]
         with _refusing_what_fails():
-            named = any(override.key_or_group == "study.tenant" for override in parse_overrides(overrides))
-            own = [] if named else [f"study.tenant='{self._token.tenant}'"]
             submission = prepare([*overrides, *own], self._home, self._check_study, self._access.max_variants)
         return self._direct.submit_prepared(submission)
 
@@ -99,7 +100,7 @@ class ScopedOperations:
         check_overrides(overrides, self._access)
         with _refusing_what_fails():
             check_variants([compose_like(study.overrides, trial.variant, overrides)], self._access)
-            return self._direct.clone(trial_id, overrides, warm=warm)
+        return self._direct.clone(trial_id, overrides, warm=warm)
 
     def extend(self, trial_id: str, max_steps: int) -> int:
         self._trial(Operation.CONTROL, trial_id)
@@ -121,8 +122,13 @@ class ScopedOperations:
         return _shown(self._within_reach(self._direct.status("")))
 
     def explain(self, trial_id: str) -> Sequence[str]:
+        """Studies that the token may not read are in it, since they stand in the way, but not by their ids."""
         self._trial(Operation.READ, trial_id)
-        return [redacted_text(line) for line in self._direct.explain(trial_id)]
+        within = self._visible()
+        others = [s.study_id for s in self._store.studies() if s.study_id not in within]
+        # Longest first: an id may begin with another one.
+        named = re.compile("|".join(re.escape(study_id) for study_id in sorted(others, key=len, reverse=True)) or "$.")
+        return [named.sub("another tenant's study", redacted_text(line)) for line in self._direct.explain(trial_id)]
 
     def studies(self) -> Sequence[Document]:
         within = self._visible()

@@ -37,8 +37,9 @@ _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _CHOICES = re.compile(r"[\w\s,'\"()-]*", re.ASCII)
 
 
-def check_overrides(overrides: Sequence[str], access: AccessConfig) -> None:
-    """Bounds, and no key that is the service's, no interpolation, no option and no file that is chosen by its path."""
+def check_overrides(overrides: Sequence[str], access: AccessConfig) -> list[Override]:
+    """The overrides, parsed, if they keep the bounds and hold no key that is the service's, no interpolation, no option
+    and no group that is chosen by a path."""
     if len(overrides) > access.max_overrides:
         raise ConfigError("overrides", len(overrides), f"give at most {access.max_overrides}")
     # Hydra's grammar takes some 70 us a character.
@@ -52,6 +53,7 @@ def check_overrides(overrides: Sequence[str], access: AccessConfig) -> None:
         _check_key(override)
     if (count := count_variants(parsed)) > access.max_variants:
         raise ConfigError("sweep", f"{count} variants", f"a study over the wire has at most {access.max_variants}")
+    return parsed
 
 
 def check_variants(variants: Sequence[Variant], access: AccessConfig) -> None:

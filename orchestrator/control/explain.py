@@ -35,7 +35,7 @@ def _what_it_is(seen: Outlook, trial: Trial) -> Iterator[str]:
 
 
 def _steps(stage: Stage) -> str:
-    warm = f" from step {stage.warm_step} of its parent's on" if stage.warm_from else ""
+    warm = f", from a checkpoint of step {stage.warm_step} on" if stage.warm_from else ""
     return f"{stage.budget_steps} steps{warm}"
 
 
@@ -107,7 +107,7 @@ def _waiting(seen: Outlook, trial: Trial, record: StageRecord) -> Iterator[str]:
     position = trial.stage_index + 1
     stage = f"stage {record.stage.name} ({position} of {len(trial.variant.stages)})"
     if not seen.served:
-        yield f"It waits for {stage}, and {NOBODY_SERVES}."
+        yield f"It waits for {stage}, and for {NOBODY_SERVES}."
         return
     if is_shared_run(record, trial):
         leader = seen.state.trials[record.waiters[0]]

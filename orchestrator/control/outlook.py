@@ -23,7 +23,7 @@ from orchestrator.state.snapshots import pending_reason
 # A leader gives a sign of life every second; one that was silent for so long serves no more.
 SILENT_S = 10.0
 
-NOBODY_SERVES = "no service runs: start one with `orchestrator serve`"
+NOBODY_SERVES = "a service: none runs, start one with `orchestrator serve`"
 
 
 def is_served(lease: Lease, at: float) -> bool:

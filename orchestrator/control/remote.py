@@ -19,7 +19,7 @@ READ_TIMEOUT_S = 30.0
 COMPOSE_TIMEOUT_S = 600.0
 
 _RETRIES = Retry(
-    total=4,
+    total=3,
     backoff_factor=0.25,
     status_forcelist=(502, 503, 504),
     # What changes something may have happened although no answer came.
@@ -35,10 +35,9 @@ class RemoteOperations:
     """
 
     def __init__(self, url: str, token: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        if not _is_address(url):
             raise ConfigError("ORCHESTRATOR_URL", "...", "give the service's address, such as http://127.0.0.1:8321")
-        if not token.isascii() or not token.isprintable() or not token or " " in token:
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError("ORCHESTRATOR_TOKEN", "...", "give the token that an admin of the service made for you")
         self._url = url.rstrip("/")
         self._session = requests.Session()
@@ -81,7 +80,7 @@ class RemoteOperations:
             studies = self.studies()
             if not studies:
                 raise NotFound("study", "(last)", "there is none yet; start one with `orchestrator submit`")
-            study_id = studies[-1]["study_id"]
+            study_id = studies[-1]["id"]
         document: Document = self._get(f"/studies/{_segment(study_id)}/report")
         return document
 
@@ -137,6 +136,14 @@ class _Bearer(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in url
+    except ValueError:
+        return False
 
 
 def _segment(part: str) -> str:

@@ -28,7 +28,7 @@ def devices_now(seen: Outlook, request: Request) -> Iterator[str]:
     yield "Devices now:"
     for free in seen.snapshot.devices[:DEVICES_SHOWN]:
         sitting = [r for r in seen.snapshot.residents if free.device.device_id in r.placement.device_ids]
-        who = "; ".join(_resident(seen, resident) for resident in sitting) or "nobody sits there"
+        who = "; ".join(_resident(seen, resident, request.tenant) for resident in sitting) or "nobody sits there"
         gib = free.free_memory_bytes / 2**30
         yield f"  {free.device.device_id}: share {max(0.0, free.free_share):.2g} and {gib:.2f} GiB free; {who}"
     if (hidden := len(seen.snapshot.devices) - DEVICES_SHOWN) > 0:
@@ -45,10 +45,10 @@ def packing_answer(seen: Outlook, request: Request) -> str:
     first = next(r for r in seen.admitted if r.stage_key not in placements)
     if first is request:
         return f"packing={name} finds no room for it; it is the first that has none, and nobody overtakes it."
-    number = seen.state.trials[first.trial_ids[0]].number
+    which = f"{_whose(first, request.tenant)} #{seen.state.trials[first.trial_ids[0]].number}"
     return (
-        f"packing={name} finds no room before it: trial {number} of {first.study_id} is the first that has none, and "
-        "nobody overtakes the first, or a gang would wait forever."
+        f"packing={name} finds no room before it: {which} is the first that has none, and nobody overtakes the first, "
+        "or a gang would wait forever."
     )
 
 
@@ -98,8 +98,13 @@ def _within_quota(use: TenantUse, request: Request) -> bool:
     return fits_quota(use.tenant, use.held.devices + request.demand.devices * request.demand.share)
 
 
-def _resident(seen: Outlook, resident: Resident) -> str:
+def _resident(seen: Outlook, resident: Resident, tenant: str) -> str:
     numbers = ", ".join(f"#{seen.state.trials[t].number}" for t in resident.request.trial_ids[:4])
     until = resident.expected_end_at
     left = "nobody can say until when" if until is None else f"until about {when(max(until, seen.at), seen.at)}"
-    return f"{resident.request.study_id} {numbers} {left}"
+    return f"{_whose(resident.request, tenant)} {numbers} {left}"
+
+
+def _whose(request: Request, tenant: str) -> str:
+    """The study, for its own tenant; others may not be allowed to know it."""
+    return request.study_id if request.tenant == tenant else f"a study of tenant {request.tenant}"

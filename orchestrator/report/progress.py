@@ -16,7 +16,7 @@ def progress_of(state: SchedulerState, study_id: str, now: float) -> Progress:
     study = state.studies[study_id]
     trials = state.study_trials(study_id)
     queue = state.snapshot(now).queue
-    end_at = end_of(trials, forecast(state, queue, now))
+    end_at = now if state.finished(study_id) else end_of(trials, forecast(state, queue, now))
     others = sum(request.study_id != study_id for request in queue)
     return Progress(
         at=now,
@@ -39,6 +39,7 @@ def progress_in(status: Mapping[str, Any], study_id: str, now: float) -> Progres
     first = next((trial for trial in trials if trial["why"]), None)
     others = sum(other["trials_by_state"]["queued"] for other in status["studies"] if other is not study)
     waits = f"trial {first['number']} waits for {first['why']}" if first else ""
+    end_at = study["eta_at"] if study["ended_at"] is None else now
     return Progress(
         at=now,
         study=study_id,
@@ -47,7 +48,7 @@ def progress_in(status: Mapping[str, Any], study_id: str, now: float) -> Progres
         devices=tuple(_device_use(device) for device in status["devices"]),
         best=tuple(Best(**best) for best in study["best"]),
         experiments_per_gpu_hour=study["experiments_per_gpu_hour"],
-        eta_s=None if study["eta_at"] is None else max(0.0, study["eta_at"] - now),
+        eta_s=None if end_at is None else max(0.0, end_at - now),
         device_kind=study["device_kind"],
         message="; ".join(part for part in (waits, _others(others)) if part),
     )

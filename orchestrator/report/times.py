@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+_NOW_S = 0.5
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
@@ -23,6 +24,8 @@ def clock(at: float, now: float) -> str:
 
 
 def when(at: float, now: float) -> str:
-    """`20:41:03 (in 3 min)`, `20:31:10 (5 min ago)`."""
+    """`20:41:03 (in 3 min)`, `20:31:10 (5 min ago)`, `20:36:00 (now)`."""
     distance = f"in {span(at - now)}" if at >= now else f"{span(now - at)} ago"
+    if abs(at - now) < _NOW_S:
+        distance = "now"
     return f"{clock(at, now)} ({distance})"

@@ -76,8 +76,8 @@ class Candidate:
             return None
 
     @property
-    def leader(self) -> Lease | None:
-        """Who held the lease when it was last looked at."""
+    def seen(self) -> Lease | None:
+        """The lease as it last was when somebody else held it, or nobody: its holder, and its last beat."""
         return self._seen
 
     def _is_free(self, lease: Lease) -> bool:

@@ -79,8 +79,8 @@ class Service:
         while not until():
             lease = candidate.take()
             if lease is None:
-                if not standing_by and candidate.leader is not None and candidate.leader.holder is not None:
-                    leader = candidate.leader.holder
+                if not standing_by and candidate.seen is not None and candidate.seen.holder is not None:
+                    leader = candidate.seen.holder
                     self._say(f"process {leader.pid} on {leader.host} serves this store; standing by")
                 standing_by = True
                 observe(None)
@@ -88,13 +88,20 @@ class Service:
                 continue
             standing_by = False
             try:
-                self._lead(lease, until, observe, on_interrupt)
+                last_beat_at = candidate.seen.beat_at if candidate.seen is not None else lease.beat_at
+                self._lead(lease, last_beat_at, until, observe, on_interrupt)
             except LeaseLost as error:
                 self._say(f"{error}; letting go")
 
     def _lead(
-        self, lease: Lease, until: Callable[[], bool], observe: Observe, on_interrupt: Callable[[], None]
+        self,
+        lease: Lease,
+        last_beat_at: float,
+        until: Callable[[], bool],
+        observe: Observe,
+        on_interrupt: Callable[[], None],
     ) -> None:
+        """`last_beat_at`: of the leader before, whose bundles ended with it."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._release, lease.term)
             heart = stack.enter_context(Heart(self._store, lease.term, self._clock.now))
@@ -106,7 +113,7 @@ class Service:
             cluster.check()
             stack.callback(cluster.close)
             loop = self._loop(cluster, lease.term)
-            loop.take_over(lease.beat_at)
+            loop.take_over(last_beat_at)
             self._say(f"starting the cluster ({self._config['cluster']['name']}), with the training code preloaded ...")
             cluster.start()
             loop.wait_for_devices(DEVICES_TIMEOUT_S)

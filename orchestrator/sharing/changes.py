@@ -47,13 +47,12 @@ def after_placements(snapshot: Snapshot, placements: Sequence[Placement]) -> Sna
     )
 
 
-def after_leaving(snapshot: Snapshot, requeued: Sequence[Resident], gone: Sequence[Resident] = ()) -> Snapshot:
-    """The snapshot once these residents have left: those `requeued` are back in the queue at their old place, before
-    others that arrived at the same instant. Devices stay as they are: who orders and admits doesn't look at them."""
-    leaving = [*requeued, *gone]
+def after_leaving(snapshot: Snapshot, leaving: Sequence[Resident]) -> Snapshot:
+    """The snapshot once these residents have left and are back in the queue at their old place, before others that
+    arrived at the same instant. Devices stay as they are: who orders and admits doesn't look at them."""
     bundle_ids = {resident.bundle_id for resident in leaving}
     given_back = [(r.request.tenant, held_by(r.placement, r.request.demand), -1) for r in leaving]
-    queue = [*(resident.request for resident in requeued), *snapshot.queue]
+    queue = [*(resident.request for resident in leaving), *snapshot.queue]
     return replace(
         snapshot,
         residents=tuple(resident for resident in snapshot.residents if resident.bundle_id not in bundle_ids),

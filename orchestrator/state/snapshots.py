@@ -1,5 +1,6 @@
 """What policies get to see of the event machine: the queue, the residents, who holds what."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,8 +23,9 @@ from orchestrator.state.records import Bundle, StageRecord
 if TYPE_CHECKING:
     from orchestrator.state.machine import SchedulerState
 
-# Requests are made anew when durations have been learned, but not more often than this: ten thousand take 30 ms.
-_RENEW_S = 2.0
+# Requests are made anew when durations have been learned, but not more often than this, and no more than so many of
+# them in one cycle: ten thousand take 60 ms.
+_RENEW_S, _RENEW_AT_ONCE = 2.0, 1_000
 
 
 class Queue:
@@ -34,6 +36,7 @@ class Queue:
         self._sorted: list[StageRecord] | None = None
         self._learned = -1
         self._renewed_at = float("-inf")
+        self._stale: deque[StageRecord] = deque()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -54,10 +57,12 @@ class Queue:
         self, trials: Mapping[str, Trial], studies: Mapping[str, Study], durations: Durations, at: float
     ) -> tuple[Request, ...]:
         """By arrival; ties by the number of the trial that would lead."""
-        if durations.revision != self._learned and at - self._renewed_at >= _RENEW_S:
+        due = at - self._renewed_at >= _RENEW_S and not self._stale
+        if durations.revision != self._learned and due:
             self._learned, self._renewed_at = durations.revision, at
-            for record in self._records.values():
-                record.request = None
+            self._stale = deque(self._records.values())
+        for _ in range(min(_RENEW_AT_ONCE, len(self._stale))):
+            self._stale.popleft().request = None
         if self._sorted is None:
             self._sorted = sorted(self._records.values(), key=lambda r: (r.queued_at, trials[r.waiters[0]].number))
         for record in self._sorted:

@@ -98,7 +98,8 @@ def _know_stages(
     for stage in trial.variant.stages:
         record = core.stages.get(stage.key)
         if record is None:
-            record = StageRecord(stage=stage, demand=demands[stage.key], queued_at=at)
+            begun = min(1.0, stage.warm_step / stage.budget_steps)
+            record = StageRecord(stage=stage, demand=demands[stage.key], queued_at=at, progress=begun)
             core.stages[stage.key] = record
         if stage.key in available and record.state is StageState.ABSENT:
             record.state, record.outcome = StageState.COMPLETED, available[stage.key]

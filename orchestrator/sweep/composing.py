@@ -82,12 +82,16 @@ class Composer:
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
         """The overrides that choose a group's option, and those that set values."""
+        choices: list[str] = []
+        values: list[str] = []
         for text in overrides:
-            if text not in self._groups:
-                group = text.lstrip("+~").partition("=")[0].partition("@")[0]
-                self._groups[text] = bool(GlobalHydra.instance().config_loader().get_group_options(group))
-        choices = tuple(text for text in overrides if self._groups[text])
-        return choices, [text for text in overrides if not self._groups[text]]
+            (choices if self._is_group(text.lstrip("+~").partition("=")[0].partition("@")[0]) else values).append(text)
+        return tuple(choices), values
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            self._groups[key] = bool(GlobalHydra.instance().config_loader().get_group_options(key))
+        return self._groups[key]
 
 
 def resolved(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

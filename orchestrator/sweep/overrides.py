@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +15,7 @@ from orchestrator.sweep.explaining import first_line
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Raises ConfigError for one that isn't written in Hydra's grammar."""
-    parser = OverridesParser.create()
+    parser = _parser()
     parsed: list[Override] = []
     for text in overrides:
         try:
@@ -23,6 +24,12 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             remedy = "write key=value, for example optimizer.lr=1e-3 or 'seed=range(0,4)'"
             raise ConfigError("override", repr(text), f"{first_line(error)}; {remedy}") from error
     return parsed
+
+
+@cache
+def _parser() -> OverridesParser:
+    """Making one takes longer than parsing an override."""
+    return OverridesParser.create()
 
 
 def count_variants(overrides: Sequence[Override]) -> int:

@@ -89,7 +89,7 @@ class Forwarder:
         limit: int = 2000,
         first_backoff_s: float = 0.2,
         max_backoff_s: float = 5.0,
-        max_attempts: int = 6,
+        max_attempts: int = 20,
         stop: threading.Event | None = None,
     ) -> None:
         self._store = store

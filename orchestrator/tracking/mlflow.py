@@ -7,6 +7,7 @@ runs are found again by their tags, and a point that is there already is not the
 of the same key, step, time and value.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+
+from sqlalchemy import make_url
 
 from orchestrator.ports import TrackingUnavailable
 from orchestrator.redaction import redacted_text
@@ -200,8 +203,28 @@ class MlflowTracker:
             # These print tracebacks of faults that the forwarder retries, and a page of migrations on a new database.
             for name, level in (("mlflow.store.db.utils", logging.CRITICAL), ("alembic", logging.WARNING)):
                 logging.getLogger(name).setLevel(level)
+            self._make_database()
             self._opened = MlflowClient(tracking_uri=self._uri)
         return self._opened
+
+    def _make_database(self) -> None:
+        """Make a database that is missing under another name, and rename it: MLflow's two seconds of migrations leave
+        one that nobody can use if its process is killed in between."""
+        path = Path(make_url(self._uri).database or "") if self._uri.startswith("sqlite:") else None
+        if path is None or path.name in ("", ":memory:") or path.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.unlink(missing_ok=True)
+        try:
+            root = self._artifact_root.absolute().as_uri()
+            SqlAlchemyStore(f"sqlite:///{unfinished}", root).engine.dispose()  # type: ignore[no-untyped-call]
+            # Not a rename: another process may have made it meanwhile, and is writing to it.
+            with contextlib.suppress(FileExistsError):
+                os.link(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _study(self, study: Study) -> _KnownStudy:
         """The study's experiment, found or made, with the runs in it."""

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,56 +61,54 @@ def slots_by_time(rows: Sequence[Row], slots: int) -> list[Row]:
 
 def run_orchestrator(trials: int) -> tuple[list[Row], float]:
     """Rows and when the trials were queued."""
-    from cluster.ray import RayCluster
     from orchestrator.clock import SystemClock
+    from orchestrator.control.direct import DirectOperations
+    from orchestrator.home import Home
     from orchestrator.loop import SchedulingLoop
-    from orchestrator.ordering import fifo
-    from orchestrator.packing import best_fit
-    from orchestrator.schema import DeviceKind
-    from orchestrator.stopping import never
+    from orchestrator.service.reports import finish_study
+    from orchestrator.service.rooms import build_cluster, build_policies
     from orchestrator.store.database import DatabaseStore
     from orchestrator.submission import Submission
     from orchestrator.sweep import compose_study
-    from orchestrator.tracking.memory import MemoryTracker
 
     entrypoint = "algorithm.entrypoint='tests.bench.payload:first_step'"
-    composed = compose_study(["recipe=from_scratch", "algorithm=sft", entrypoint, f"seed=range(0,{trials})"])
-    submission = Submission(name="bench", config=composed.config, sweep=composed.sweep, variants=composed.variants)
-    home = Path(tempfile.mkdtemp(prefix="bench-home-"))
-    (home / "artifacts").mkdir()
-    cluster = RayCluster(
-        home=home,
-        artifacts=home / "artifacts",
-        preload=("experiments.preload", "tests.bench.payload"),
-        python_path=(str(Path.cwd()),),
+    overrides = ["recipe=from_scratch", "algorithm=sft", entrypoint, f"seed=range(0,{trials})"]
+    composed = compose_study(overrides)
+    submission = Submission(
+        name="bench",
+        config=composed.config,
+        overrides=tuple(overrides),
+        sweep=composed.sweep,
+        variants=composed.variants,
     )
+    home = Home(Path(tempfile.mkdtemp(prefix="bench-home-")))
+    home.prepare()
+    preload = ["experiments.preload", "tests.bench.payload"]
+    config = submission.config["cluster"] | {"preload": preload, "python_path": [str(Path.cwd())]}
+    cluster = build_cluster(config, home, term=1)
     cluster.start()
-    clock = SystemClock()
-    store = DatabaseStore(f"sqlite:///{home / 'store.db'}")
+    store = DatabaseStore(home.store_url)
     loop = SchedulingLoop(
         cluster=cluster,
         store=store,
-        tracker=MemoryTracker(),
-        clock=clock,
-        ordering=fifo,
-        packing=best_fit,
-        stopping=never,
+        clock=SystemClock(),
+        policies=build_policies(submission.config),
         max_attempts=1,
+        finish=partial(finish_study, home),
     )
     loop.wait_for_devices(60.0)
-    study = submission.new_study(DeviceKind.CPU, clock.now())
     queued_at = time.time()
-    loop.submit(study, submission.variants, submission.demands(DeviceKind.CPU), reuse=False)
-    loop.run(study.study_id, lambda: None)
+    study_id = DirectOperations(store, home, author="bench").submit_prepared(submission).study_id
+    while not loop.finished(study_id):
+        loop.cycle(0.25)
     slots: dict[str, float] = {}
     devices = {
-        a.trial_ids[0]: slots.setdefault(a.device_ids[0], float(len(slots)))
-        for a in loop.state.allocations(study.study_id)
+        a.trial_ids[0]: slots.setdefault(a.device_ids[0], float(len(slots))) for a in loop.state.allocations(study_id)
     }
-    finished = loop.state.study_trials(study.study_id)
+    finished = loop.state.study_trials(study_id)
     cluster.close()
     store.close()
-    shutil.rmtree(home)
+    shutil.rmtree(home.root)
     broken = [trial.error for trial in finished if not trial.state.decided]
     if broken:
         raise RuntimeError(broken[0])

@@ -50,5 +50,8 @@ class SilentChannel:
     def report(self, step: int, metrics: Mapping[str, float], progress: float) -> None:
         pass
 
+    def saved(self, step: int) -> None:
+        pass
+
     def stop_requested(self) -> bool:
         return False

@@ -65,7 +65,7 @@ class OperationsContract(OnMigratedSqlite):
         for override, refusal in (
             ("optimizer.lr=-1", r"^optimizer\.lr=-1"),
             ("no.such.key=1", r"^no\.such\.key="),
-            ("modle=decoder", "^modle="),
+            ("modle=decoder", r"^modle="),
             ("seed", "^override="),
         ):
             with pytest.raises(ConfigError, match=refusal):
@@ -112,12 +112,12 @@ class OperationsContract(OnMigratedSqlite):
             lambda: operations.logs("nothing", "", 0),
         )
         for call in refused:
-            with pytest.raises(ConfigError, match="nothing|12345|no such"):
+            with pytest.raises(ConfigError, match=r"nothing|12345|no such"):
                 call()
 
     def test_without_a_study_the_last_one_is_refused(self, operations: Operations) -> None:
         for call in (lambda: operations.command(CommandKind.PAUSE, ""), lambda: operations.report("")):
-            with pytest.raises(ConfigError, match="^study="):
+            with pytest.raises(ConfigError, match=r"^study="):
                 call()
 
     def test_a_clone_is_a_further_trial_with_what_was_changed(

@@ -1,11 +1,14 @@
 """The console command as a user meets it: refusals, dry runs, and what `--help` costs. Nothing here takes a device."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from orchestrator.control.outlook import NOBODY_SERVES
 
 
 def orchestrator(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -50,9 +53,9 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ORCHESTRATOR_HOME=")
 
 
-@pytest.mark.parametrize("command", ["report", "resume", "studies"])
+@pytest.mark.parametrize("command", ["report", "resume", "studies", "status", "watch", "explain x", "pause x"])
 def test_asking_for_a_study_where_none_was_run_is_refused(command: str, tmp_path: Path) -> None:
-    done = orchestrator(command, home=tmp_path)
+    done = orchestrator(*command.split(), home=tmp_path)
     assert done.returncode == 2
     assert "no study was run here" in done.stderr
 
@@ -69,6 +72,44 @@ def test_a_dry_run_shows_the_stage_runs_and_starts_nothing(tmp_path: Path) -> No
     assert done.returncode == 0
     assert "4 variants, 5 stage runs" in done.stdout
     assert not (tmp_path / "store.db").exists()
+
+
+def test_a_study_is_submitted_and_asked_about_while_no_service_runs(tmp_path: Path) -> None:
+    done = orchestrator("submit", "study=rl_vs_sft", "seed=0", "study.priority=7", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (study_id,) = done.stdout.split()
+    assert "4 trials queued" in done.stderr
+    status = orchestrator("status", "--format", "json", home=tmp_path)
+    document = json.loads(status.stdout)
+    assert [study["priority"] for study in document["studies"]] == [7]
+    assert {trial["why"] for trial in document["trials"]} == {NOBODY_SERVES}
+    explained = orchestrator("explain", f"{study_id}-0002", home=tmp_path)
+    assert f"{study_id}-0002 is trial 2 of study rl_vs_sft" in explained.stdout
+    paused = orchestrator("pause", f"{study_id}-0002", home=tmp_path)
+    assert (paused.returncode, "it is queued and takes effect once" in paused.stdout) == (0, True)
+    assert "queued (no service runs)" in orchestrator("studies", home=tmp_path).stdout
+    assert json.loads(orchestrator("report", "--format", "json", home=tmp_path).stdout)["study"]["id"] == study_id
+    assert orchestrator("logs", f"{study_id}-0002", home=tmp_path).stdout == ""
+    unknown = orchestrator("cancel", "nobody", home=tmp_path)
+    assert (unknown.returncode, unknown.stderr.startswith("error: study=nobody: no such study")) == (2, True)
+
+
+def test_a_service_refuses_what_belongs_to_a_study(tmp_path: Path) -> None:
+    done = orchestrator("serve", "optimizer.lr=1e-3", home=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: optimizer.lr=1e-3: serve takes the service's own groups")
+
+
+def test_a_token_is_shown_once_and_listed_without_itself(tmp_path: Path) -> None:
+    made = orchestrator("token", "create", "anna", "--tenant", "reasoning", home=tmp_path)
+    (token,) = made.stdout.split()
+    assert made.returncode == 0
+    assert orchestrator("token", "revoke", "anna", home=tmp_path).stdout == "anna is revoked\n"
+    listed = orchestrator("token", "list", home=tmp_path).stdout
+    assert listed.startswith("anna: researcher of tenant reasoning, made ")
+    assert ", revoked " in listed
+    assert token not in listed
+    assert orchestrator("token", "revoke", "nobody", home=tmp_path).returncode == 2
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ everything else, nobody leaves. So room that was made is not taken back, and the
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.schema import FreeDevice, Request, Resident, Snapshot, Tenant
@@ -53,13 +54,13 @@ def least_lost(
             requests = {claim.request.stage_key: claim for claim in claims}
             return [_preemption(requests[key], victims) for key, victims in plan.items()]
         first_key, first_victims = next(iter(plan.items()))
+        up_to_first = 1 + next(n for n, claim in enumerate(claims) if claim.request.stage_key == first_key)
         if first_key in served:
             # With fewer victims fewer come back to the queue. Half, since another plan may have other victims.
-            claims = [claim for claim in claims if claim.request.stage_key in served]
-            claims = claims[: (len(claims) + 1) // 2]
+            claims = claims[: max(up_to_first, len(served) // 2)]
         else:
-            # Others for the first claimant, and for it alone.
-            claims = claims[: 1 + next(n for n, claim in enumerate(claims) if claim.request.stage_key == first_key)]
+            # Others for the first claimant that needs any, and for it alone.
+            claims = claims[:up_to_first]
             candidates = [candidate for candidate in candidates if candidate not in first_victims]
     return ()
 
@@ -215,13 +216,13 @@ def _victims(room: _Room, claim: _Claim, staying: Sequence[Candidate], positions
 def _served_first(
     snapshot: Snapshot, claims: Sequence[_Claim], victims: Sequence[Candidate], ordering: OrderingPolicy
 ) -> set[str]:
-    """The claimants, by stage key, that would be served before anything else with the victims back in the queue."""
+    """The claimants, by stage key, that would still be served first, and in their order, with the victims back in the
+    queue, and whoever leaves already too: earlier victims do come back."""
     already_leaving = [resident for resident in snapshot.residents if resident.stopping]
-    then = after_leaving(snapshot, [victim.resident for victim in victims], already_leaving)
+    then = after_leaving(snapshot, [*already_leaving, *(victim.resident for victim in victims)])
     admitted, _ = admit(ordering(then), then)
-    claimants = {claim.request.stage_key for claim in claims}
-    first = next((n for n, request in enumerate(admitted) if request.stage_key not in claimants), len(admitted))
-    return {request.stage_key for request in admitted[:first]}
+    in_order = zip((claim.request.stage_key for claim in claims), (r.stage_key for r in admitted), strict=False)
+    return {key for key, _ in takewhile(lambda pair: pair[0] == pair[1], in_order)}
 
 
 def _preemption(claim: _Claim, victims: Victims) -> Preemption:

@@ -138,3 +138,9 @@ def run_stage(
         calls.append((assignment, stop_at))
     (folder / name).mkdir(exist_ok=True)
     return run_gang(function, calls)
+
+
+def told(*results: Result) -> list[tuple[int, dict[str, float], float]]:
+    """The reports of consecutive runs of one stage as whoever listens counts them: what is said again counts once."""
+    reports = [report for result in results for report in result.reports]
+    return [report for n, report in enumerate(reports) if report not in reports[:n]]

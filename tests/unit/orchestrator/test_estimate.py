@@ -56,3 +56,19 @@ def test_a_demand_is_what_the_cluster_config_asks_for() -> None:
     variant = compose_study(["cluster.devices_per_trial=2"]).variants[0]
     demand = stage_demand(variant.stages[0], variant.config["cluster"], DeviceKind.CPU)
     assert (demand.devices, demand.share) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    "override", ["task.max_answer_tokens=32", "model.layers=4", "deepspeed=zero1", "evaluation.batch_size=512"]
+)
+def test_what_memory_depends_on_changes_the_demand_and_nothing_else_does(override: str) -> None:
+    def demanded(*overrides: str) -> int:
+        (variant,) = compose_study(["cluster.devices_per_trial=2", *overrides]).variants
+        demand = stage_demand(variant.stages[-1], variant.config["cluster"], DeviceKind.CPU)
+        expected = stage_memory_bytes(stage_config(variant.stages[-1].config), DeviceKind.CPU, 2)
+        assert demand.memory_bytes == expected
+        return demand.memory_bytes
+
+    plain = demanded()
+    assert demanded(override) != plain
+    assert demanded("optimizer.lr=1e-4", "seed=7", "algorithm.max_steps=9") == plain

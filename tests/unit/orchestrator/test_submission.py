@@ -34,7 +34,7 @@ def test_every_stage_has_a_demand(home: Home) -> None:
 
 def test_two_studies_of_one_submission_have_ids_of_their_own(home: Home) -> None:
     submission = prepare([], home)
-    ids = {submission.new_study(DeviceKind.CPU, now=0.0).study_id for _ in range(20)}
+    ids = {submission.new_study(now=0.0).study_id for _ in range(20)}
     assert len(ids) == 20
     assert all(study_id.startswith("single-19700101-000000-") for study_id in ids)
 

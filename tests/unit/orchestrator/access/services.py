@@ -11,6 +11,7 @@ from orchestrator.ports import Store
 from orchestrator.schema import Command, CommandKind
 from orchestrator.store.database import DatabaseStore
 from tests.unit.orchestrator.builders import study, warm_started
+from tests.unit.orchestrator.rig import CLUSTER
 
 
 def opened_home(folder: Path) -> Home:
@@ -29,7 +30,7 @@ def access(**limits: Any) -> AccessConfig:
 
 def queue_study(store: Store, study_id: str, tenant: str, at: float = 0.0) -> int:
     """A study of two trials, `<study_id>-0000` and `-0001`. The number of the command that stands for it."""
-    submitted = replace(study(study_id, at), tenant=tenant)
+    submitted = replace(study(study_id, at), tenant=tenant, config={"cluster": CLUSTER})
     trials = [RecordTrial(trial=trial, was=None, at=at) for trial in warm_started(2, study_id)]
     command = Command(command_id=0, at=at, author="somebody", kind=CommandKind.SUBMIT, target=study_id)
     return store.submit(command, RecordStudy(study=submitted), trials)

@@ -205,7 +205,6 @@ def test_the_service_tells_admins_who_leads_without_its_secrets(fresh: Served) -
         ("GET", "/v1/status/..%2f..", b""),
         ("GET", "/v1/trials/ours-0000/log?offset=-1", b""),
         ("GET", "/v1/trials/ours-0000/log?offset=99999999999999999999", b""),
-        ("GET", "/v1/trials/ours-0000/log?bundle_id=../../etc/passwd", b""),
         ("GET", "/v1/trials/ours-0000/log?bundle_id=%00", b""),
         ("DELETE", "/v1/tokens/%00", b""),
         ("POST", "/v1/tokens", b'{"name": "a b", "role": "admin"}'),

@@ -1,5 +1,6 @@
 """What a token allows, on the store itself."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from orchestrator.home import Home
 from orchestrator.ports import Store
 from orchestrator.schema import Allocation, CommandKind, Role
 from tests.unit.orchestrator.access.services import access, opened_home, opened_store, queue_study
+from tests.unit.orchestrator.rig import Rig
 
 # Small enough to be composed and read within a second or two.
 TASK = ["task.size=1500", "task.split.supervised=100", "task.split.dev=50", "task.split.test=50"]
@@ -118,6 +120,22 @@ def test_a_log_is_read_by_the_runs_of_the_trial_only(somebody: AsSomebody, store
             operations.logs("ours-0000", bundle_id, 0)
     with pytest.raises(NotFound):
         operations.logs("theirs-0000", "other", 0)
+
+
+def test_why_a_trial_waits_names_no_study_of_others(home: Home) -> None:
+    store = opened_store(home)
+    rig = Rig(store=store, devices=1, start_at=time.time())
+    rig.submit(1, "secret-study", tenant="alignment")
+    rig.submit(1, "ours", tenant="reasoning")
+    rig.cycle(0.0)
+    lines = {}
+    for role in (Role.RESEARCHER, Role.LEAD):
+        token = authenticate(store, new_token(store, f"a-{role}", role, "reasoning"))
+        assert token is not None
+        lines[role] = "\n".join(ScopedOperations(store, home, token, access()).explain("ours-0000"))
+    assert "secret-study" in lines[Role.LEAD]
+    assert lines[Role.RESEARCHER] == lines[Role.LEAD].replace("secret-study", "another tenant's study")
+    store.close()
 
 
 def test_a_study_belongs_to_the_tenant_of_the_token(somebody: AsSomebody, store: Store) -> None:

@@ -2,12 +2,19 @@
 
 import pytest
 
-from orchestrator.events import PlacementsDecided, StageCompleted, StageReported
+from orchestrator.events import (
+    BundleStopped,
+    HaltRequested,
+    PlacementsDecided,
+    StageCompleted,
+    StageReported,
+    StudySubmitted,
+)
 from orchestrator.packing import best_fit
 from orchestrator.report.progress import progress_of
 from orchestrator.schema import Outcome, TrialState
 from orchestrator.state import SchedulerState
-from tests.unit.orchestrator.builders import joined, submitted
+from tests.unit.orchestrator.builders import demand, joined, stage, study, submitted, trials, variant
 
 
 def pack(state: SchedulerState, at: float, *names: str) -> None:
@@ -53,5 +60,35 @@ def test_what_the_queue_waits_for_is_said(state: SchedulerState) -> None:
 
 
 def test_the_eta_comes_from_what_has_run(state: SchedulerState) -> None:
-    # 10 s for the warm-up's 10 steps; three times 30 steps are left on 2 devices.
-    assert progress_of(state, "study-1", now=10.0).eta_s == pytest.approx(45.0)
+    # 10 s for the warm-up's 10 steps; two stages of 30 steps run on a device each, and one comes after.
+    assert progress_of(state, "study-1", now=10.0).eta_s == pytest.approx(60.0)
+
+
+def test_nobody_can_say_when_it_ends_before_anything_has_run() -> None:
+    state = SchedulerState(max_attempts=1)
+    state.handle(joined(2))
+    state.handle(submitted(3))
+    assert progress_of(state, "study-1", now=0.0).eta_s is None
+
+
+def test_others_in_the_queue_are_counted(state: SchedulerState) -> None:
+    other = trials([variant(stage("other"))], "study-2")
+    demands = {">other": demand()}
+    state.handle(StudySubmitted(at=11.0, study=study("study-2"), trials=other, demands=demands))
+    assert progress_of(state, "study-1", now=11.0).message.endswith("; 1 more of other studies wait in this queue")
+
+
+def test_paused_trials_are_counted_and_are_no_part_of_the_eta(state: SchedulerState) -> None:
+    halt = HaltRequested(at=11.0, trial_ids=("study-1-0002",), into=TrialState.PAUSED, reason="paused")
+    state.handle(halt)
+    progress = progress_of(state, "study-1", now=10.0)
+    assert progress.counts[TrialState.PAUSED] == 1
+    assert progress.eta_s == pytest.approx(30.0)
+
+
+def test_a_study_that_is_over_has_nothing_left(state: SchedulerState) -> None:
+    trial_ids = tuple(state.trials)
+    state.handle(HaltRequested(at=11.0, trial_ids=trial_ids, into=TrialState.CANCELLED, reason="cancelled"))
+    for name in ("first", "second"):
+        state.handle(BundleStopped(at=12.0, bundle_id=name))
+    assert progress_of(state, "study-1", now=12.0).eta_s == 0.0

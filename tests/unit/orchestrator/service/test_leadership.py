@@ -67,6 +67,13 @@ def test_a_silent_leader_is_succeeded_after_the_takeover_time(waiting: Waiting) 
     assert TAKEOVER_S <= waiting.at - started <= TAKEOVER_S + 1.0
 
 
+def test_the_last_beat_of_the_leader_before_is_known_to_its_successor(waiting: Waiting) -> None:
+    waiting.store.renew_lease(1, 55.0)
+    assert waiting.looks(for_s=60.0) is not None
+    assert waiting.candidate.seen is not None
+    assert waiting.candidate.seen.beat_at == 55.0
+
+
 def test_a_leader_that_beats_is_never_succeeded(waiting: Waiting) -> None:
     for _ in range(100):
         waiting.store.renew_lease(1, waiting.at)

@@ -40,9 +40,3 @@ def test_who_leaves_is_back_in_the_queue_at_its_old_place() -> None:
     after = after_leaving(before, [running])
     assert keys(after.queue) == ["first", "old", "tie"]
     assert (after.residents, after.tenants["team"].held) == ((), Capacity())
-
-
-def test_who_is_gone_is_not_in_the_queue() -> None:
-    running = resident(waiting("old", tenant="team"), ids("a", 0))
-    after = after_leaving(snapshot(residents=[running]), [], gone=[running])
-    assert (after.queue, after.residents, after.tenants["team"].held) == ((), (), Capacity())

@@ -86,10 +86,11 @@ def test_everything_ends_and_nobody_goes_beyond_a_limit(name: str, work: list) -
     assert all(cycle.held[tenant] <= limit for cycle in cycles for tenant, limit in LIMITS.items())
 
 
-@pytest.mark.parametrize("name", sorted(ORDERINGS))
+@pytest.mark.parametrize("name", ["fifo", "priority", "fair_share"])
 @settings(max_examples=60, deadline=None)
 @given(work=WORK)
 def test_room_that_is_made_goes_to_whom_it_was_made_for(name: str, work: list) -> None:
+    """Not under aging: a request that is overdue by the time that the room is free goes first, as it must."""
     for claimant, until in undisturbed(cluster(ORDERINGS[name], requests(work)).drive(seconds=600)):
         assert claimant in [key for cycle in until for key in cycle.started]
 

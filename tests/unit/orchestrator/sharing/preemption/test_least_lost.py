@@ -201,3 +201,13 @@ def test_behind_a_claimant_that_cannot_be_helped_nobody_is() -> None:
 
 def test_where_there_is_room_nobody_leaves() -> None:
     assert decided(snapshot(residents=singles(3), queue=[waiting("urgent", priority=1)])) == []
+
+
+def test_nobody_leaves_for_what_an_earlier_victim_would_overtake() -> None:
+    """The victim on its way out fits its quota, so it comes back before the claimant, which borrows."""
+    earlier = replace(resident(waiting("earlier", tenant="owner"), ids("a", 0)), stopping=True)
+    mine = [resident(waiting(f"mine-{n}", tenant="borrower"), ids("a", n)) for n in (1, 2)]
+    claims = [waiting("owners", tenant="owner", priority=1), waiting("borrowers", tenant="borrower", priority=1)]
+    now = snapshot(nodes=(3,), residents=[earlier, *mine], queue=claims, tenants=TEAMS)
+    assert decided(now) == []
+    assert victims(decided(replace(now, residents=(replace(earlier, stopping=False), *mine)))) != []
