@@ -33,9 +33,19 @@ NODE_ID = "local"
 class LocalCluster:
     """`ports.Cluster` in the calling process. Bundles run one after another, in the order they were launched."""
 
-    def __init__(self, *, home: Path, artifacts: Path, devices: int = 1, devices_per_trial: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        home: Path,
+        artifacts: Path,
+        devices: int = 1,
+        devices_per_trial: int = 1,
+        owner: str = "",
+        term: int = 0,
+    ) -> None:
         """`devices`: how many the node claims to have (0: all there are); bundles run one at a time all the same.
-        `devices_per_trial`: 1, since there is one process. `home` is not written to: what a stage prints goes to the
+        `devices_per_trial`: 1, since there is one process. `owner` and `term` are what other clusters fence leaders by;
+        here a bundle lives and dies with its leader. `home` is not written to: what a stage prints goes to the
         terminal."""
         self._home = home.absolute()
         self._artifacts = Artifacts(artifacts.absolute())

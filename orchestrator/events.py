@@ -198,8 +198,8 @@ class PreemptionDecided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyForgotten:
-    """Nobody needs to keep in mind a study that has ended: the store has it. Left alone while a trial of it is not over,
-    or while a line of the ledger is shared with a study that is still known."""
+    """Nobody needs to keep in mind a study that has ended: the store has it. Left alone while a trial of it is not
+    over, or while a line of the ledger is shared with a study that is still known."""
 
     at: float
     study_id: str

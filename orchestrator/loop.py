@@ -47,6 +47,7 @@ from orchestrator.schema import (
     Trial,
     TrialState,
 )
+from orchestrator.sharing.changes import after_placements
 from orchestrator.sharing.preemption import PreemptionPolicy
 from orchestrator.sharing.quota import admit
 from orchestrator.state import SchedulerState
@@ -67,13 +68,24 @@ Finish = Callable[[Study, Sequence[Trial], Sequence[Allocation], Sequence[Predic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """How the queue is served. `half_life_s`: of what tenants have used, for the orderings that look at it."""
+    """How the queue is served. `half_life_s`: of what tenants have used, for the orderings that look at it.
+    `whole_devices`: the packing gives no shares of devices."""
 
     ordering: OrderingPolicy
     packing: PackingPolicy
     preemption: PreemptionPolicy
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     half_life_s: float = 86_400.0
+    whole_devices: bool = False
+
+    def new_state(self, max_attempts: int) -> SchedulerState:
+        """An empty machine that counts as these policies do."""
+        return SchedulerState(
+            max_attempts=max_attempts,
+            tenants=self.tenants,
+            half_life_s=self.half_life_s,
+            whole_devices=self.whole_devices,
+        )
 
 
 class SchedulingLoop:
@@ -95,9 +107,7 @@ class SchedulingLoop:
         term: int = 0,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.state = SchedulerState(
-            max_attempts=max_attempts, tenants=policies.tenants, half_life_s=policies.half_life_s
-        )
+        self.state = policies.new_state(max_attempts)
         self._cluster = cluster
         self._store = store
         self._clock = clock
@@ -214,7 +224,7 @@ class SchedulingLoop:
         instructions = self._decide([PlacementsDecided(at=now, placements=placements, bundle_ids=bundle_ids)])
         placed = {placement.stage_key for placement in placements}
         unplaced = [request for request in ordered if request.stage_key not in placed]
-        return self.state.snapshot(now), unplaced, instructions
+        return after_placements(snapshot, placements), unplaced, instructions
 
     def _make_room(self, snapshot: Snapshot, unplaced: Sequence[Request]) -> list[Event]:
         if not unplaced or not snapshot.residents:

@@ -96,7 +96,7 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = ()) -> Outlook
     policies = (
         build_policies(lease.config) if lease.config else Policies(ordering=fifo, packing=best_fit, preemption=never)
     )
-    state = SchedulerState(max_attempts=1, tenants=policies.tenants, half_life_s=policies.half_life_s)
+    state = policies.new_state(max_attempts=1)
     view(state, store, at, study_ids)
     snapshot = state.snapshot(at)
     admitted, held_back = admit(policies.ordering(snapshot), snapshot)

@@ -185,8 +185,9 @@ class Assignment:
     The worker writes its result into `output_dir`, a fresh folder that whoever launched it commits by a rename.
     `parent_dir` holds the parent stage's committed output ("" for a first stage), `checkpoint_dir` survives between
     attempts and beyond the stage's end, `warm_dir` holds the kept checkpoint that a warm stage starts from where
-    `checkpoint_dir` has none yet ("" for a stage that is not warm), `cache_dir` holds data that any stage may share. `rendezvous` is a file that the `world_size` processes
-    of a gang meet at. `memory_bytes` is the share's limit per device.
+    `checkpoint_dir` has none yet ("" for a stage that is not warm), `cache_dir` holds data that any stage may share.
+    `rendezvous` is a file that the `world_size` processes of a gang meet at. `memory_bytes` is the share's limit per
+    device.
     """
 
     bundle_id: str

@@ -31,6 +31,7 @@ def build_policies(config: Mapping[str, Any]) -> Policies:
         preemption=PREEMPTIONS[config["preemption"]["name"]](config["preemption"]),
         tenants=build_tenants(config["tenants"]),
         half_life_s=float(config["ordering"].get("half_life_s", 86_400.0)),
+        whole_devices=config["packing"]["name"] == "exclusive",
     )
 
 

@@ -86,7 +86,8 @@ def saved(core: MachineCore, bundle: Bundle, event: StageSaved) -> list[Instruct
     """A checkpoint: what was done up to it is safe."""
     record = core.stages[bundle.launch.stage.key]
     bundle.saved_at = max(bundle.saved_at, event.at)
-    bundle.progress = max(bundle.progress, min(1.0, event.step / record.stage.budget_steps))
+    bundle.saved_progress = max(bundle.saved_progress, min(1.0, event.step / record.stage.budget_steps))
+    bundle.progress = max(bundle.progress, bundle.saved_progress)
     return []
 
 
@@ -132,6 +133,7 @@ def lose_worker(core: MachineCore, bundle: Bundle, at: float, reason: str) -> li
     if record.lost >= core.max_attempts:
         times = f"lost {record.lost} times, last: {reason} (cluster.max_attempts={core.max_attempts})"
         return fail(core, bundle, at, times)
+    record.progress = max(record.progress, bundle.saved_progress)
     return core.close(bundle, at) + core.requeue(record, at, f"its worker was lost: {reason}")
 
 
@@ -175,6 +177,7 @@ def lose_leader(core: MachineCore, event: LeaderLost) -> list[Instruction]:
     for bundle in list(core.bundles.values()):
         record = core.stages[bundle.launch.stage.key]
         at = max(event.at, bundle.allocation.opened_at)
+        record.progress = max(record.progress, bundle.saved_progress)
         instructions += core.close(bundle, at) + core.requeue(record, at, event.reason)
     for node_id in core.room.nodes():
         core.room.leave(node_id)

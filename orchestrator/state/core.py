@@ -27,12 +27,19 @@ class MachineCore:
 
     max_attempts: how often a stage may be lost with its worker before its trials fail. tenants: those that have a claim
     or a limit; others count as tenants of weight 1 without either. half_life_s: of what tenants have used.
+    whole_devices: the packing gives no shares, so whatever is asked for holds its devices whole.
     """
 
     def __init__(
-        self, *, max_attempts: int, tenants: Mapping[str, Tenant] | None = None, half_life_s: float = 86_400.0
+        self,
+        *,
+        max_attempts: int,
+        tenants: Mapping[str, Tenant] | None = None,
+        half_life_s: float = 86_400.0,
+        whole_devices: bool = False,
     ) -> None:
         self.max_attempts = max_attempts
+        self.whole_devices = whole_devices
         self.tenants = dict(tenants or {})
         self.studies: dict[str, Study] = {}
         self.trials: dict[str, Trial] = {}

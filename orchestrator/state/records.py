@@ -29,14 +29,15 @@ class StageRecord:
 
 @dataclass(slots=True)
 class Bundle:
-    """A launched program and what is known of it. `progress` is the fraction of its stage's budget, `saved_at` when
-    what it has done was last safe."""
+    """A launched program and what is known of it. `progress` is the fraction of its stage's budget, of which
+    `saved_progress` has been safe since `saved_at`."""
 
     launch: Launch
     allocation: Allocation
     request: Request
     saved_at: float
     progress: float = 0.0
+    saved_progress: float = 0.0
     started: bool = False
     stopping: bool = False
     preempted: bool = False

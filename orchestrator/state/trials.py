@@ -99,7 +99,10 @@ def _know_stages(
         record = core.stages.get(stage.key)
         if record is None:
             begun = min(1.0, stage.warm_step / stage.budget_steps)
-            record = StageRecord(stage=stage, demand=demands[stage.key], queued_at=at, progress=begun)
+            demand = demands[stage.key]
+            if core.whole_devices:
+                demand = replace(demand, share=1.0)
+            record = StageRecord(stage=stage, demand=demand, queued_at=at, progress=begun)
             core.stages[stage.key] = record
         if stage.key in available and record.state is StageState.ABSENT:
             record.state, record.outcome = StageState.COMPLETED, available[stage.key]

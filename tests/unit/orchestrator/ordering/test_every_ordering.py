@@ -1,7 +1,5 @@
 """What holds for every ordering policy as it is built from its config."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,18 +44,3 @@ def test_who_waited_too_long_goes_first_by_arrival(name: str, rows: list) -> Non
     snapshot = Snapshot(at=100.0, queue=build(rows), capacity=CAPACITY)
     overdue = [r for r in snapshot.queue if snapshot.at - r.queued_at > CONFIG["max_wait_s"]]
     assert list(ORDERINGS[name](CONFIG)(snapshot))[: len(overdue)] == overdue
-
-
-@pytest.mark.parametrize("name", sorted(ORDERINGS))
-def test_ten_thousand_requests_take_milliseconds(name: str) -> None:
-    """Targets: 15 ms, fair_share 40 ms, on an idle core. Four times that here, since test machines are busy."""
-    rows = [(n * 31 % 97, "abcdefgh"[n % 8], n * 7 % 5, n % 100 + 1) for n in range(10_000)]
-    snapshot = Snapshot(at=100.0, queue=build(rows), capacity=CAPACITY)
-    order = ORDERINGS[name](CONFIG)
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        order(snapshot)
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(5)) < 4 * (0.040 if name == "fair_share" else 0.015)
