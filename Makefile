@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-gpu check bench lock clean
+.PHONY: run test test-all test-gpu check bench faults lock clean
 
 run: $(READY)
 	$(BIN)/orchestrator run study=rl_vs_sft
@@ -26,6 +26,12 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench.overhead
+	$(BIN)/python -m tests.bench.scheduling
+
+# 200 SIGKILLs against a small study, on Ray and without it; about twenty minutes.
+faults: $(READY)
+	$(BIN)/python -m tests.faults --kills 200 --cluster node --record
+	$(BIN)/python -m tests.faults --kills 200 --cluster ray --record
 
 # Exact versions of everything, from what is installed now.
 lock: $(READY)

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterable
 from orchestrator.schema import Stage
 
 _EVERYTHING = "everything"
+# The part of a stage's length that must have been observed before a prediction is kept.
+_ENOUGH = 0.2
 
 
 class Durations:
@@ -38,6 +40,12 @@ class Durations:
             if steps > 0.0:
                 return held_s / steps * stage.budget_steps * left
         return None
+
+    def knows(self, stage: Stage) -> bool:
+        """Whether enough was seen of stages of its algorithm to hold somebody to what is expected of it: the first
+        steps pay for the start of a stage and are no measure of the rest."""
+        alike = tuple(self._likenesses_of(stage))[:-1]
+        return any(self._sums.get(a, (0.0, 0.0))[0] >= _ENOUGH * stage.budget_steps for a in alike)
 
     def basis(self, stage: Stage) -> tuple[str, float, float] | None:
         """What `expected_s` goes by, in words, with the steps observed of that and the seconds per step."""

@@ -42,6 +42,7 @@ from orchestrator.schema import (
     Prediction,
     Request,
     Snapshot,
+    Stage,
     Study,
     Tenant,
     Trial,
@@ -60,6 +61,8 @@ T = TypeVar("T")
 STORE_RETRY_S = 0.5
 # Forecasts are made for the queue as a whole; their cost is kept below this part of the time.
 FORECAST_EVERY_S, FORECAST_PART = 2.0, 0.02
+# So many requests are forecast, and so many placed, in one cycle at most: a cycle over ten thousand stays short.
+FORECAST_AHEAD, PLACED_AT_ONCE = 1_000, 150
 # A study that ended stays in mind for a while: people extend and clone what they have just seen end.
 FORGET_AFTER_S = 600.0
 
@@ -120,6 +123,7 @@ class SchedulingLoop:
         self._predicted: set[str] = set()
         self._forecast_due_at = 0.0
         self._waiting_since: float | None = None
+        self._more_to_place = False
 
     # --- taking over and letting go ----------------------------------------------------------------------------------
 
@@ -159,7 +163,7 @@ class SchedulingLoop:
     def cycle(self, timeout_s: float) -> None:
         """One scheduling cycle; waits at most `timeout_s` for something to happen."""
         # 1. What happened since the last cycle, and 2. what people ask for.
-        events = self._cluster.poll(timeout_s)
+        events = self._cluster.poll(0.0 if self._more_to_place else timeout_s)
         commands = self._pending_commands()
         # 3. What it means.
         instructions = self._decide(events)
@@ -167,15 +171,17 @@ class SchedulingLoop:
         # 4. Which trials have run long enough.
         instructions += self._decide(self._verdicts())
         snapshot = self.state.snapshot(self._clock.now())
+        self._more_to_place = False
         if snapshot.queue and snapshot.devices:
             # 5. Who goes next, within whose quota.
             ordered, _ = admit(self._policies.ordering(snapshot), snapshot)
             # 6. Onto which devices, and 7. who makes room for those that don't fit.
             placed, unplaced, decided = self._place(snapshot, ordered)
             instructions += decided
-            instructions += self._decide(self._make_room(placed, unplaced))
-            # 8. When the others can expect to start.
-            instructions += self._predict(unplaced)
+            if not self._more_to_place:
+                instructions += self._decide(self._make_room(placed, unplaced))
+                # 8. When the others can expect to start.
+                instructions += self._predict(unplaced[:FORECAST_AHEAD])
         # 9. Studies that are over get their report.
         instructions += self._close_studies()
         # 10. Commit, then act.
@@ -216,7 +222,9 @@ class SchedulingLoop:
         self, snapshot: Snapshot, ordered: Sequence[Request]
     ) -> tuple[Snapshot, Sequence[Request], list[Instruction]]:
         """The snapshot after placing, the requests that found no room, and what was decided."""
-        placements = tuple(self._policies.packing(snapshot.devices, ordered))
+        placements = tuple(self._policies.packing(snapshot.devices, ordered[:PLACED_AT_ONCE]))
+        # Whether there is room for more will show in the next cycle, which follows at once.
+        self._more_to_place = len(ordered) > len(placements) == PLACED_AT_ONCE
         if not placements:
             return snapshot, ordered, []
         bundle_ids = tuple(uuid.uuid4().hex[:12] for _ in placements)
@@ -254,6 +262,7 @@ class SchedulingLoop:
             if trial_id not in self._predicted
             and expectation.start_at is not None
             and self.state.trials[trial_id].state is TrialState.QUEUED
+            and all(self.state.durations.knows(stage) for stage in _stages_left(self.state.trials[trial_id]))
         )
         self._predicted.update(prediction.trial_id for prediction in predictions)
         return [RecordPredictions(predictions=predictions)] if predictions else []
@@ -320,6 +329,10 @@ class SchedulingLoop:
         if self._waiting_since is not None:
             logger.warning("store: there again after %.0f s", time.monotonic() - self._waiting_since)
             self._waiting_since = None
+
+
+def _stages_left(trial: Trial) -> tuple[Stage, ...]:
+    return trial.variant.stages[trial.stage_index :]
 
 
 def _without_overtaken(records: Sequence[Record]) -> list[Record]:

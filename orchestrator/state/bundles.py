@@ -94,7 +94,9 @@ def saved(core: MachineCore, bundle: Bundle, event: StageSaved) -> list[Instruct
 def complete(core: MachineCore, bundle: Bundle, event: StageCompleted) -> list[Instruction]:
     """The stage is done: whoever waited for it goes on."""
     record = core.stages[bundle.launch.stage.key]
-    bundle.progress = 1.0
+    # A stage may end before its budget, by a rule of its own: its pace is by the steps that it took.
+    taken = event.outcome.metrics.get("steps", float(record.stage.budget_steps))
+    bundle.progress = min(1.0, taken / record.stage.budget_steps)
     core.observe(bundle, record, event.at)
     instructions = core.close(bundle, event.at, busy_s=event.outcome.busy_s)
     record.state, record.outcome = StageState.COMPLETED, event.outcome

@@ -266,7 +266,8 @@ def measure_cycles(sizes: argparse.Namespace, ordering: str, config: Mapping[str
 
 
 def measure_preemption(sizes: argparse.Namespace, config: Mapping[str, Any], work: Work) -> Measured:
-    """Cycles under `priority`, with residents of a lower priority than all of the queue. All of them make room."""
+    """Cycles under `priority`, with residents of a lower priority than all of the queue. As many of them make room as
+    the policy asks in one cycle."""
     times: Measured = {}
     for _ in range(sizes.repeats):
         with rig("priority", sizes.devices) as bench:

@@ -39,6 +39,7 @@ class Service:
 
     home: Path
     cluster: str
+    tracking: str = "mlflow"
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -54,9 +55,8 @@ class Service:
         while len(self.processes) < 2:
             log = (self.home / "serve.log").open("ab")
             serve = ("serve", f"cluster={self.cluster}", "cluster.preload=[]", "cluster.stop_grace_s=5")
-            process = subprocess.Popen(
-                self.command(*serve, "cluster.max_attempts=100000"), env=self.environment, stdout=log, stderr=log
-            )
+            serve += ("cluster.max_attempts=100000", f"tracking={self.tracking}")
+            process = subprocess.Popen(self.command(*serve), env=self.environment, stdout=log, stderr=log)
             log.close()
             self.processes.append(process)
 

@@ -56,6 +56,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             channel.saved(step)
         if stop and step < steps:
             return Outcome(busy_s=0.0, finished=False)
+    print(f"step {step} of {steps}")
     output = Path(assignment.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / RESULT).write_text(json.dumps({"state": state, "steps": step}))

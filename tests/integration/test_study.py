@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_a_study_that_resumes(tmp_path: Path) -> None:
     assert code == 130, output
     assert "orchestrator resume" in output
     document = report(tmp_path)
-    assert {trial["state"] for trial in document["trials"]} == {"cancelled"}
+    assert {trial["state"] for trial in document["trials"]} == {"paused"}
     again = start("resume", home=tmp_path)
     wait_until(lambda: running_trials(tmp_path) == 2)
     again.send_signal(signal.SIGINT)

@@ -38,6 +38,20 @@ def test_halves_of_devices_run_four_trials_at_a_time() -> None:
     assert rig.cluster.now() == pytest.approx(20.0, abs=2.0)
 
 
+def test_a_queue_too_long_for_one_cycle_is_placed_in_several_without_time_passing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.loop.PLACED_AT_ONCE", 3)
+    rig = Rig(devices=10)
+    rig.submit(12)
+    rig.cycle_until(12.0)  # past the warm-up
+    while len(rig.loop.state.bundles) < 10:
+        at = rig.cluster.now()
+        rig.cycle(1.0)
+        assert rig.cluster.now() == at
+    assert len(rig.loop.state.queue) == 2
+
+
 def test_a_change_is_committed_before_it_is_acted_upon() -> None:
     seen: list[tuple[str, str]] = []
 

@@ -1,0 +1,52 @@
+"""How long stages are expected to hold their devices, by those most like them."""
+
+from dataclasses import replace
+
+from orchestrator.durations import Durations
+from orchestrator.schema import Stage
+from tests.unit.orchestrator.builders import stage
+
+
+def of(algorithm: str, name: str = "main", lr: float = 1e-3, width: int = 64, steps: int = 100) -> Stage:
+    config = {"algorithm": {"name": algorithm, "max_steps": steps}, "optimizer": {"lr": lr}, "model": {"d": width}}
+    return replace(stage(f"{name}@{algorithm}-{lr}-{width}-{steps}", steps=steps), config=config)
+
+
+def test_nothing_is_expected_before_anything_was_seen() -> None:
+    assert Durations().expected_s(of("sft")) is None
+
+
+def test_a_stage_takes_as_long_per_step_as_those_of_its_shape() -> None:
+    durations = Durations()
+    durations.observe("a", of("sft", lr=1e-3), steps=50, held_s=5.0)
+    durations.observe("b", of("sft", width=512), steps=50, held_s=500.0)
+    assert durations.expected_s(of("sft", lr=9e-3, steps=200)) == 20.0
+
+
+def test_a_shape_that_was_never_seen_takes_as_long_as_its_algorithm() -> None:
+    durations = Durations()
+    durations.observe("a", of("sft"), steps=50, held_s=5.0)
+    durations.observe("b", of("grpo"), steps=50, held_s=50.0)
+    assert durations.expected_s(of("grpo", width=512)) == 100.0
+
+
+def test_an_algorithm_that_was_never_seen_takes_as_long_as_all_together() -> None:
+    durations = Durations()
+    durations.observe("a", of("sft"), steps=50, held_s=5.0)
+    assert durations.expected_s(of("grpo"), left=0.5) == 5.0
+
+
+def test_a_later_observation_of_a_bundle_replaces_the_one_before() -> None:
+    durations = Durations()
+    for steps in (10, 20, 50):
+        durations.observe("a", of("sft"), steps=steps, held_s=steps * 0.1)
+    assert durations.basis(of("sft")) == ("stages of the same shape", 50.0, 0.1)
+
+
+def test_a_few_first_steps_are_no_knowledge() -> None:
+    durations = Durations()
+    durations.observe("a", of("sft"), steps=10, held_s=5.0)
+    assert not durations.knows(of("sft"))
+    durations.observe("a", of("sft"), steps=30, held_s=6.0)
+    assert durations.knows(of("sft", width=512))
+    assert not durations.knows(of("grpo"))
