@@ -52,14 +52,14 @@ class Home:
         """Where a study's report files are written."""
         return self.artifacts / "reports" / study_id
 
-    def lock_path(self, study_id: str) -> Path:
-        """Held by the process that runs the study, and touched by it every cycle: its age tells since when it died."""
-        return self.root / "locks" / f"{study_id}.lock"
+    def pulse_path(self, term: int) -> Path:
+        """Touched many times a second by the leader of a term: its age tells since when that is dead."""
+        return self.root / "pulses" / str(term)
 
     def prepare(self) -> None:
         """Make the folders. Raises ConfigError if that is impossible."""
         try:
-            for folder in (self.artifacts, self.cache, self.root / "logs", self.root / "locks"):
+            for folder in (self.artifacts, self.cache, self.root / "logs", self.root / "pulses"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             remedy = f"{error.strerror}; set {HOME_VARIABLE} to a folder that can be written"

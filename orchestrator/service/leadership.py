@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -21,7 +22,7 @@ from orchestrator.schema import Holder, Lease
 
 logger = logging.getLogger(__name__)
 
-BEAT_S = 0.25
+BEAT_S, PULSE_S = 0.25, 0.05
 TAKEOVER_S = 5.0
 # A beat seen only now says nothing about how long it stood still if nobody looked in between.
 LOOK_S = 2.5
@@ -92,11 +93,27 @@ class Candidate:
         return now - self._seen_at >= TAKEOVER_S
 
 
-class Heart:
-    """Beats for a term, from a thread of its own, until it is stopped, the term is over, or the main loop is stuck."""
+def last_sign_of_life(lease: Lease, pulse: Path) -> float:
+    """When the holder of a lease was last alive [s since the epoch]: its last beat, or its pulse where that is later
+    and can be seen here. The file is removed: its term is over."""
+    try:
+        seen_at = pulse.stat().st_mtime
+    except OSError:
+        return lease.beat_at
+    pulse.unlink(missing_ok=True)
+    return max(lease.beat_at, seen_at)
 
-    def __init__(self, store: Store, term: int, now: Callable[[], float]) -> None:
+
+class Heart:
+    """Beats for a term, from a thread of its own, until it is stopped, the term is over, or the main loop is stuck.
+
+    `pulse` is a file that it touches between the beats, every `PULSE_S`: a successor that can see it knows more exactly
+    when the term ended.
+    """
+
+    def __init__(self, store: Store, term: int, now: Callable[[], float], pulse: Path) -> None:
         self._store = store
+        self._pulse = pulse
         self._term = term
         self._now = now
         self._stopped = threading.Event()
@@ -105,12 +122,14 @@ class Heart:
         self._thread = threading.Thread(target=self._beat, name="lease-heart", daemon=True)
 
     def __enter__(self) -> Self:
+        self._pulse.touch()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
+        self._pulse.unlink(missing_ok=True)
 
     def main_loop_is_alive(self) -> None:
         """To be called in every cycle. Raises LeaseLost once another process leads."""
@@ -119,7 +138,12 @@ class Heart:
             raise LeaseLost(f"term {self._term} is over: another process leads")
 
     def _beat(self) -> None:
-        while not self._stopped.wait(BEAT_S):
+        beat_due_at = time.monotonic()
+        while not self._stopped.wait(PULSE_S):
+            os.utime(self._pulse)
+            if time.monotonic() < beat_due_at:
+                continue
+            beat_due_at = time.monotonic() + BEAT_S
             if time.monotonic() - self._alive_at > STUCK_S:
                 logger.error("the scheduling loop has been stuck for %.0f s; another process may lead", STUCK_S)
                 return

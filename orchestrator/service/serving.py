@@ -15,7 +15,7 @@ from orchestrator.loop import SchedulingLoop
 from orchestrator.ports import Cluster, ClusterUnavailable, LeaseLost, Store, StoreUnavailable
 from orchestrator.schema import Lease
 from orchestrator.service.devices_lock import machine_devices
-from orchestrator.service.leadership import Candidate, Heart
+from orchestrator.service.leadership import Candidate, Heart, last_sign_of_life
 from orchestrator.service.reports import finish_study
 from orchestrator.service.rooms import build_cluster, build_policies, store_id
 from orchestrator.state import SchedulerState
@@ -93,23 +93,26 @@ class Service:
                 continue
             standing_by = False
             try:
-                last_beat_at = candidate.seen.beat_at if candidate.seen is not None else lease.beat_at
-                self._lead(lease, last_beat_at, until, observe, on_interrupt)
+                before = candidate.seen if candidate.seen is not None else lease
+                died_at = last_sign_of_life(before, self._home.pulse_path(before.term))
+                self._lead(lease, died_at, until, observe, on_interrupt)
             except LeaseLost as error:
                 self._say(f"{error}; letting go")
 
     def _lead(
         self,
         lease: Lease,
-        last_beat_at: float,
+        died_at: float,
         until: Callable[[], bool],
         observe: Observe,
         on_interrupt: Callable[[], None],
     ) -> None:
-        """`last_beat_at`: of the leader before, whose bundles ended with it."""
+        """`died_at`: when the leader before did, its bundles with it."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._release, lease.term)
-            heart = stack.enter_context(Heart(self._store, lease.term, self._clock.now))
+            heart = stack.enter_context(
+                Heart(self._store, lease.term, self._clock.now, self._home.pulse_path(lease.term))
+            )
             if not self._config["cluster"].get("address"):
                 devices = machine_devices(store_id(self._home), lease.term, self._say, heart.main_loop_is_alive)
                 stack.enter_context(devices)
@@ -118,7 +121,7 @@ class Service:
             cluster.check()
             stack.callback(cluster.close)
             loop = self._loop(cluster, lease.term)
-            loop.take_over(last_beat_at)
+            loop.take_over(died_at)
             self._say(f"starting the cluster ({self._config['cluster']['name']}), with the training code preloaded ...")
             cluster.start()
             loop.wait_for_devices(DEVICES_TIMEOUT_S)

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.channel import Channel
 from orchestrator.schema import Assignment, Outcome
 
-STEP_S = 0.05
+STEP_S, PULSES = 0.05, 10
 REPORT_EVERY, SAVE_EVERY = 5, 10
 CHECKPOINT, RESULT = "checkpoint.json", "result.json"
 
@@ -44,9 +44,10 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
     for point in reported:  # whoever was to pass them on may have died with them
         channel.report(point, {"train/loss": 1.0 / point}, point / steps)
     while step < steps:
-        time.sleep(STEP_S)
+        for _ in range(PULSES):
+            time.sleep(STEP_S / PULSES)
+            os.utime(pulse)
         step, state = step + 1, after(state, step + 1)
-        os.utime(pulse)
         if step % REPORT_EVERY == 0:
             channel.report(step, {"train/loss": 1.0 / step}, step / steps)
             reported.append(step)

@@ -1,17 +1,28 @@
 """One leader at a time: who may take the lease over, and when."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.ports import LeaseLost, StoreUnavailable
 from orchestrator.schema import Holder, Lease
-from orchestrator.service.leadership import LOOK_S, TAKEOVER_S, Candidate, Heart, is_gone, kill_tree, this_process
+from orchestrator.service.leadership import (
+    LOOK_S,
+    TAKEOVER_S,
+    Candidate,
+    Heart,
+    is_gone,
+    kill_tree,
+    last_sign_of_life,
+    this_process,
+)
 from orchestrator.store.memory import MemoryStore
 
 ELSEWHERE = Holder(host="another-host", pid=1, started_at=0.0)
@@ -107,11 +118,12 @@ def test_another_process_with_the_number_of_the_dead_one_is_not_it() -> None:
     assert not is_gone(this_process())
 
 
-def test_a_heart_keeps_the_lease(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heart_keeps_the_lease(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
+    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
     store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
     before = store.lease().beat
-    with Heart(store, 1, time.time) as heart:
+    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
         deadline = time.monotonic() + 5.0
         while store.lease().beat < before + 3:
             heart.main_loop_is_alive()
@@ -119,10 +131,13 @@ def test_a_heart_keeps_the_lease(store: MemoryStore, monkeypatch: pytest.MonkeyP
             time.sleep(0.01)
 
 
-def test_the_main_loop_hears_that_the_term_is_over(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_main_loop_hears_that_the_term_is_over(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
+    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
     store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
-    with Heart(store, 1, time.time) as heart:
+    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
         heart.main_loop_is_alive()
         store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
         heart._thread.join(5.0)  # it has nothing left to beat for
@@ -130,13 +145,27 @@ def test_the_main_loop_hears_that_the_term_is_over(store: MemoryStore, monkeypat
             heart.main_loop_is_alive()
 
 
-def test_a_main_loop_that_is_stuck_lets_the_heart_stop(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_main_loop_that_is_stuck_lets_the_heart_stop(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
+    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
     monkeypatch.setattr("orchestrator.service.leadership.STUCK_S", 0.05)
     store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
-    with Heart(store, 1, time.time) as heart:
+    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
         heart._thread.join(5.0)
         assert not heart._thread.is_alive()
+
+
+def test_a_pulse_tells_more_exactly_than_the_beat_when_a_leader_died(store: MemoryStore, tmp_path: Path) -> None:
+    pulse = tmp_path / "pulse"
+    lease = store.take_lease(store.lease(), ELSEWHERE, {}, 100.0)
+    assert lease is not None
+    assert last_sign_of_life(lease, pulse) == 100.0  # a home that can't be seen from here
+    pulse.touch()
+    os.utime(pulse, (100.2, 100.2))
+    assert last_sign_of_life(lease, pulse) == 100.2
+    assert not pulse.exists()
 
 
 @pytest.fixture
