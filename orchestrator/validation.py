@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from orchestrator.config import Config, ConfigError, TenantConfig
+from orchestrator.config import Config, ConfigError, FairShareConfig, TenantConfig
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
 from orchestrator.schema.training import ALGORITHMS, AlgorithmConfig, OptimizerConfig
@@ -126,6 +126,10 @@ _CHOICES: Mapping[str, Collection[str]] = {
 }
 
 
+# Choices that have fields of their own.
+_SCHEMAS_OF_CHOICES: Mapping[tuple[str, str], type] = {("ordering", "fair_share"): FairShareConfig}
+
+
 class Validator:
     """Checks the configs of many variants. A part (`optimizer`, `task`, ...) that several of them share as an object is
     checked once, so the parts must not change while this lives."""
@@ -161,7 +165,8 @@ class Validator:
             _check_known(name, value, hints, prefix="")
             # What a cluster's own config adds is checked against the constructor it goes to.
             if name != "cluster" and is_dataclass(hints[name]):
-                self._once(_check_fields, name + ".", hints[name], value)
+                schema = _SCHEMAS_OF_CHOICES.get((name, value.get("name", "")), hints[name])
+                self._once(_check_fields, name + ".", schema, value)
 
     def _check_training(self, training: Mapping[str, Any], prefix: str) -> None:
         """The numbers of what trains: a variant's own algorithm, optimizer and seed, or a stage's."""

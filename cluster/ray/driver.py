@@ -361,7 +361,7 @@ class RayCluster:
             self._bundle_nodes.pop(bundle_id, None)
         return known
 
-    def _node_lost(self, node: _Node, reason: str) -> None:
+    def _node_lost(self, node: _Node, reason: str, at: float | None = None) -> None:
         """The agent is dead, and with it (its forkserver sees the end of the stream) every bundle of the node."""
         with self._lock:
             if node.lost:
@@ -372,7 +372,7 @@ class RayCluster:
                 self._bundle_nodes.pop(bundle_id, None)
             # What they were writing is removed by `close`: their processes may live for another moment.
             self._orphans += bundles
-        at = time.time()
+        at = time.time() if at is None else at
         lost: list[Event] = [WorkerLost(at=at, bundle_id=b, reason=f"node lost: {reason}") for b in bundles]
         self._batches.put([*lost, NodeLost(at=at, node_id=node.node_id, reason=reason)])
 
@@ -383,11 +383,11 @@ class RayCluster:
             if all(other.gone for other in self._nodes.values()):
                 self._unavailable = self._unavailable or "no node is left: every agent is gone for good"
 
-    def _head_lost(self, reason: str) -> None:
+    def _head_lost(self, reason: str, at: float) -> None:
         """Without its head Ray runs on for a minute, but can't place, restart or stop anything: end it all now."""
         self._end_agents()
         for node in list(self._nodes.values()):
-            self._node_lost(node, reason)
+            self._node_lost(node, reason, at)
         self._unavailable = reason
 
 

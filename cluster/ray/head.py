@@ -52,9 +52,11 @@ def no_answer(address: str, error: Exception) -> ClusterUnavailable:
 
 
 class HeadWatch:
-    """Looks, in a thread of its own, whether somebody listens at each of `addresses`; calls `lost` once if not."""
+    """Looks, in a thread of its own, whether somebody listens at each of `addresses`; calls `lost` once if not, with
+    the reason and the time since when nobody does [s since the epoch]. The last address is this driver's own raylet's.
+    """
 
-    def __init__(self, addresses: Sequence[Address], lost: Callable[[str], None]) -> None:
+    def __init__(self, addresses: Sequence[Address], lost: Callable[[str, float], None]) -> None:
         self._addresses = tuple(addresses)
         self._lost = lost
         self._closing = threading.Event()
@@ -72,14 +74,23 @@ class HeadWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        heard_at = time.monotonic()
+        heard_at, since = time.monotonic(), time.time()
         while not self._closing.wait(_CHECK_EVERY_S):
             silent = self._silent()
             if not silent:
-                heard_at = time.monotonic()
+                heard_at, since = time.monotonic(), time.time()
             elif time.monotonic() - heard_at >= _PATIENCE_S:
-                self._lost(f"the Ray head is gone: nobody answers at {silent} any more")
+                self._lost(f"the Ray head is gone: nobody answers at {silent} any more", self._died_at(since))
                 return
+
+    def _died_at(self, since: float) -> float:
+        """When agents ended: they end with their raylet, but not with the GCS. It was last heard at `since`."""
+        host, port = self._addresses[-1]
+        try:
+            socket.create_connection((host, port), _CONNECT_S).close()
+        except OSError:
+            return since + _CHECK_EVERY_S
+        return time.time()
 
     def _silent(self) -> str:
         """The first address at which nobody listens, "" if there is none."""

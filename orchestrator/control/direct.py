@@ -96,7 +96,9 @@ class DirectOperations:
             raise ConfigError("study.priority", study.priority, f"tenant {study.tenant} may go up to {highest}")
 
     def _resolve(self, target: str) -> str:
-        """A trial's or a study's id; "" is the last study. Raises ConfigError if there is no such thing."""
+        """A trial's or a study's id; "" is the last study, and "#3" its trial 3. Raises ConfigError if there is no such
+        thing."""
+        target = self._spelled_out(target)
         if target:
             try:
                 return self._store.trial(target).trial_id
@@ -104,9 +106,13 @@ class DirectOperations:
                 pass
         return find_study(self._store, target or None).study_id
 
+    def _spelled_out(self, target: str) -> str:
+        number = target.removeprefix("#")
+        return f"{find_study(self._store, None).study_id}-{int(number):04d}" if number.isdecimal() else target
+
     def _trial(self, trial_id: str) -> Trial:
         try:
-            return self._store.trial(trial_id)
+            return self._store.trial(self._spelled_out(trial_id))
         except KeyError:
             remedy = "no such trial; `orchestrator status` lists them"
             raise ConfigError("trial", trial_id, remedy) from None

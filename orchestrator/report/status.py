@@ -33,7 +33,13 @@ def render_status(document: Document) -> RenderableType:
     live = [trial for trial in document["trials"] if trial["state"] in _STATES_SHOWN]
     shown = sorted(live if len(document["trials"]) > 1 else document["trials"], key=_in_order)
     if shown:
-        parts += ["", _trials(shown[:MAX_ROWS], at)]
+        studies = {trial["study"] for trial in shown}
+        if len(studies) == 1:
+            parts += [
+                "",
+                Text(f"trials of {studies.pop()} (as targets: STUDY-NNNN, or N of the last study)"),
+            ]
+        parts += [_trials(shown[:MAX_ROWS], at, numbers_only=not studies)]
     if len(shown) > MAX_ROWS:
         parts.append(Text(f"and {len(shown) - MAX_ROWS} more trials; --format json lists all", style="dim"))
     parts += [Text(_command(command, at)) for command in document["commands"][:MAX_ROWS]]
@@ -110,15 +116,15 @@ def _end(study: Document, at: float) -> str:
     return _when(study["eta_at"], at)
 
 
-def _trials(trials: Sequence[Document], at: float) -> Table:
+def _trials(trials: Sequence[Document], at: float, *, numbers_only: bool) -> Table:
     table = _table("place", "trial", "state", "starts", "ends", "why")
     for trial in trials:
         place = "" if trial["position"] is None else str(trial["position"])
-        state = "" if trial["stage"] is None else f"\n{trial['stage']} {100 * trial['progress']:.0f} %"
+        trial_id = f"#{trial['number']}" if numbers_only else trial["id"]
+        state = "" if trial["stage"] is None else f", {trial['stage']} {100 * trial['progress']:.0f} %"
         error = trial["error"].strip().splitlines()[-1:] or [""]
-        times = (_when(trial[f"expected_{name}_at"], at) for name in ("start", "end"))
-        starts, ends = (text.replace(" (", "\n(") for text in times)
-        _row(table, place, trial["id"], trial["state"] + state, starts, ends, trial["why"] or error[0])
+        starts, ends = (_distance(trial[f"expected_{name}_at"], at) for name in ("start", "end"))
+        _row(table, place, trial_id, trial["state"] + state, starts, ends, trial["why"] or error[0])
     return table
 
 
@@ -135,6 +141,10 @@ def _command(command: Document, at: float) -> str:
     )
 
 
+def _distance(expected_at: float | None, at: float) -> str:
+    return "-" if expected_at is None else f"in {span(max(0.0, expected_at - at))}"
+
+
 def _when(expected_at: float | None, at: float) -> str:
     return "-" if expected_at is None else when(expected_at, at)
 
@@ -143,7 +153,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", highlight=False)
     for column in columns:
         # An id is what the other commands want, so it is never cut.
-        table.add_column(column, overflow="fold", no_wrap=column in ("study", "trial"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("study", "trial", "starts", "ends"))
     return table
 
 

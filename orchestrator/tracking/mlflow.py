@@ -20,8 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import make_url
-
 from orchestrator.ports import TrackingUnavailable
 from orchestrator.redaction import redacted_text
 from orchestrator.schema import JournalEntry, Study, Trial
@@ -210,6 +208,8 @@ class MlflowTracker:
     def _make_database(self) -> None:
         """Make a database that is missing under another name, and rename it: MLflow's two seconds of migrations leave
         one that nobody can use if its process is killed in between."""
+        from sqlalchemy import make_url
+
         path = Path(make_url(self._uri).database or "") if self._uri.startswith("sqlite:") else None
         if path is None or path.name in ("", ":memory:") or path.exists():
             return

@@ -11,6 +11,7 @@ import pytest
 import conf
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
+from orchestrator.sharing.preemption import PREEMPTIONS
 from orchestrator.stopping import STOPPINGS
 from orchestrator.sweep import ComposedStudy, compose_study
 
@@ -47,8 +48,8 @@ def test_composes_and_validates(composed: ComposedStudy) -> None:
 def test_header_shows_a_command_that_uses_it(choice: str) -> None:
     group, name = choice.split("/")
     header = (ROOT / f"{choice}.yaml").read_text().split("defaults:")[0]
-    assert "orchestrator run" in header
-    assert f"{group}={name}" in header
+    assert re.search(r"orchestrator (run|serve) ", header)
+    assert f"{group}={name}" in header or f"{group}." in header  # the default one is shown by what it is changed with
 
 
 @pytest.mark.filterwarnings("ignore")  # importing an implementation imports third parties
@@ -64,7 +65,8 @@ def test_dotted_strings_resolve(composed: ComposedStudy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "registry"), [("ordering", ORDERINGS), ("packing", PACKINGS), ("stopping", STOPPINGS)]
+    ("group", "registry"),
+    [("ordering", ORDERINGS), ("packing", PACKINGS), ("preemption", PREEMPTIONS), ("stopping", STOPPINGS)],
 )
 def test_every_policy_has_a_config_and_every_config_a_policy(group: str, registry: dict[str, Any]) -> None:
     assert {path.stem for path in (ROOT / group).glob("*.yaml")} == set(registry)

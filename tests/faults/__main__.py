@@ -32,7 +32,11 @@ def main() -> int:
     arguments = parser.parse_args()
     ray = arguments.cluster == "ray"
     kinds = victims.KINDS if ray else tuple(k for k in victims.KINDS if k not in ("agent", "head"))
-    plan = Plan(kills=arguments.kills, seed=arguments.seed, cluster=arguments.cluster, kinds=kinds)
+    # Ray takes some eight seconds to come up: killed more often than that, nothing would ever run.
+    every_s = (1.0, 9.0) if ray else (0.3, 2.5)
+    plan = Plan(
+        kills=arguments.kills, seed=arguments.seed, cluster=arguments.cluster, kinds=kinds, every_s=every_s, trials=12
+    )
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         outcome = torment(plan, home)

@@ -35,27 +35,30 @@ class Plan:
 
 @dataclass(slots=True)
 class Service:
-    """Two `serve` processes of a home, one of which leads. A killed one is replaced."""
+    """Two `serve` processes of a home, one of which leads. A killed one is replaced. `tracking`: config of that group
+    and, behind a space, further overrides."""
 
     home: Path
     cluster: str
     tracking: str = "mlflow"
+    store_url: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "ORCHESTRATOR_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        store = {"ORCHESTRATOR_STORE": self.store_url} if self.store_url else {}
+        return {**os.environ, "ORCHESTRATOR_HOME": str(self.home), "PYTHONPATH": str(ROOT), **store}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "orchestrator.cli", *arguments]
 
-    def keep_two(self) -> None:
-        """Have two living processes."""
+    def keep_up(self, wanted: int = 2) -> None:
+        """Have two (or `wanted`) living processes."""
         self.processes = [process for process in self.processes if process.poll() is None]
-        while len(self.processes) < 2:
+        while len(self.processes) < wanted:
             log = (self.home / "serve.log").open("ab")
             serve = ("serve", f"cluster={self.cluster}", "cluster.preload=[]", "cluster.stop_grace_s=5")
-            serve += ("cluster.max_attempts=100000", f"tracking={self.tracking}")
+            serve += ("cluster.max_attempts=100000", *f"tracking={self.tracking}".split())
             process = subprocess.Popen(self.command(*serve), env=self.environment, stdout=log, stderr=log)
             log.close()
             self.processes.append(process)
@@ -107,7 +110,7 @@ def torment(plan: Plan, home: Path) -> Outcome:
     store = DatabaseStore(f"sqlite:///{home / 'store.db'}")
     try:
         while sum(killed.values()) < plan.kills:
-            service.keep_two()
+            service.keep_up()
             time.sleep(chance.uniform(*plan.every_s))
             if _over(store, study_id):
                 # A study that is over has nothing left to lose: the next one goes on being killed.
@@ -121,7 +124,7 @@ def torment(plan: Plan, home: Path) -> Outcome:
                 killed[kind] += 1
         deadline = time.monotonic() + plan.timeout_s
         while not _over(store, study_id):
-            service.keep_two()
+            service.keep_up()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{study_id} is not over {plan.timeout_s:.0f} s after the last kill")
             time.sleep(0.2)

@@ -6,76 +6,18 @@ The stages are `tests.faults.payload`: short steps, nothing heavy to import, so 
 import json
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.schema import Trial, TrialState
-from orchestrator.store.database import DatabaseStore
+from orchestrator.schema import TrialState
 from tests.faults import checks
-from tests.faults.harness import Plan, Service, torment
-from tests.faults.payload import SAVE_EVERY
+from tests.faults.harness import Plan, torment
+from tests.faults.site import STEPS, Site
 
-STEPS = 200
 TAKEOVER_S = 15.0
 EFFECT_S = 2.0
-
-
-class Site:
-    """A home with its service, its store, and the command line."""
-
-    def __init__(self, home: Path) -> None:
-        self.service = Service(home=home, cluster="node", tracking="memory")
-        self.home = home
-        self._store: DatabaseStore | None = None
-
-    @property
-    def store(self) -> DatabaseStore:
-        if self._store is None:
-            self._store = DatabaseStore(f"sqlite:///{self.home / 'store.db'}")
-        return self._store
-
-    def submit(self, trials: int = 2, steps: int = STEPS) -> str:
-        return self.service.submit(Plan(kills=0, trials=trials, steps=steps))
-
-    def command(self, *arguments: str) -> tuple[int, str]:
-        done = subprocess.run(
-            self.service.command(*arguments), env=self.service.environment, capture_output=True, text=True, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    def leader(self) -> subprocess.Popen[bytes]:
-        """The process that leads, once one does and has devices."""
-        self.wait(lambda: self.store.lease().holder is not None and bool(self.store.devices()))
-        holder = self.store.lease().holder
-        assert holder is not None
-        return next(process for process in self.service.processes if process.pid == holder.pid)
-
-    def trials(self) -> list[Trial]:
-        return self.store.trials(self.store.studies()[-1].study_id)
-
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> float:
-        """How long it took [s]."""
-        started = time.monotonic()
-        while not condition():
-            assert time.monotonic() < started + timeout_s, "timed out"
-            time.sleep(0.05)
-        return time.monotonic() - started
-
-    def wait_until_running(self, *numbers: int) -> None:
-        """Until these trials are in their last stages, and have checkpoints of them."""
-
-        def running(trial: Trial) -> bool:
-            last = trial.stage_index == len(trial.variant.stages) - 1
-            return trial.state is TrialState.RUNNING and last and trial.progress * STEPS > SAVE_EVERY
-
-        self.wait(lambda: all(running(self.trials()[number]) for number in numbers))
-
-    def wait_until_over(self) -> None:
-        self.wait(lambda: all(trial.state.terminal for trial in self.trials()))
 
 
 @pytest.fixture
@@ -88,23 +30,21 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for process in site.service.processes:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGCONT)
-    site.service.stop()
-    if site._store is not None:
-        site._store.close()
+    site.close()
 
 
 def test_a_study_submitted_while_nobody_serves_is_run_by_the_next_serve(site: Site) -> None:
     study_id = site.submit(steps=20)
     assert {trial.state for trial in site.store.trials(study_id)} == {TrialState.QUEUED}
     assert "no service" in site.command("status")[1].lower() or "none runs" in site.command("status")[1]
-    site.service.keep_two()
+    site.service.keep_up()
     site.wait_until_over()
     assert {trial.state for trial in site.trials()} == {TrialState.COMPLETED}
 
 
 def test_a_standby_takes_over_from_a_killed_leader(site: Site) -> None:
     site.submit()
-    site.service.keep_two()
+    site.service.keep_up()
     leader = site.leader()
     site.wait_until_running(0, 1)
     term = site.store.lease().term
@@ -121,7 +61,7 @@ def test_a_standby_takes_over_from_a_killed_leader(site: Site) -> None:
 
 def test_a_leader_that_was_paused_can_not_act_after_its_successor_took_over(site: Site) -> None:
     site.submit()
-    site.service.keep_two()
+    site.service.keep_up()
     leader = site.leader()
     site.wait_until_running(0, 1)
     term = site.store.lease().term
@@ -138,7 +78,7 @@ def test_a_leader_that_was_paused_can_not_act_after_its_successor_took_over(site
 
 def test_a_service_that_is_told_to_stop_checkpoints_what_runs(site: Site) -> None:
     site.submit()
-    site.service.keep_two()
+    site.service.keep_up()
     site.leader()
     site.wait_until_running(0, 1)
     site.service.stop()
@@ -150,7 +90,7 @@ def test_a_service_that_is_told_to_stop_checkpoints_what_runs(site: Site) -> Non
 
 def test_commands_take_effect_within_two_seconds(site: Site) -> None:
     site.submit()
-    site.service.keep_two()
+    site.service.keep_up()
     site.leader()
     site.wait_until_running(0, 1)
     first = site.trials()[0].trial_id
@@ -187,7 +127,7 @@ def _answered(site: Site) -> list:
 
 def test_status_says_of_every_queued_trial_why_and_until_when_it_waits(site: Site) -> None:
     site.submit(trials=4)
-    site.service.keep_two()
+    site.service.keep_up()
     site.leader()
     site.wait_until_running(0, 1)
     code, said = site.command("status", "--format", "json")
@@ -202,7 +142,7 @@ def test_status_says_of_every_queued_trial_why_and_until_when_it_waits(site: Sit
 
 def test_what_a_trial_prints_can_be_read(site: Site) -> None:
     site.submit(steps=20)
-    site.service.keep_two()
+    site.service.keep_up()
     site.wait_until_over()
     code, said = site.command("logs", site.trials()[0].trial_id)
     assert code == 0

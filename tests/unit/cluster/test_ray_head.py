@@ -94,7 +94,7 @@ def test_a_dead_head_at_an_address_ends_the_bundles_there(tmp_path):
 def test_somebody_who_stops_listening_is_noticed_once():
     heard = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        watch = HeadWatch([server.getsockname()], heard.append)
+        watch = HeadWatch([server.getsockname()], lambda reason, _: heard.append(reason))
         time.sleep(1.0)
         assert watch.answers()
         assert heard == []

@@ -35,8 +35,9 @@ def test_it_fits_100_columns_and_no_id_is_cut(packed: Rig) -> None:
     text = printed(packed)
     assert max(len(line) for line in text.splitlines()) <= 100
     (study,) = packed.store.studies()
+    assert f"trials of {study.study_id} (as targets: STUDY-NNNN, or N of the last study)" in text
     for number in range(5):
-        assert f"{study.study_id}-{number:04d}" in text
+        assert f" #{number} " in text
 
 
 def test_it_shows_who_serves_the_residents_and_the_queue_in_order(packed: Rig) -> None:
@@ -44,7 +45,7 @@ def test_it_shows_who_serves_the_residents_and_the_queue_in_order(packed: Rig) -
     assert "served by process 1 on here, term 1: cluster=ray ordering=fifo" in text
     assert "node-a/cpu1" in text
     assert ", until " in text
-    assert text.index("-0000 ") < text.index("-0002 ") < text.index("-0003 ")
+    assert text.index(" #0 ") < text.index(" #2 ") < text.index(" #3 ")
     assert "waiting to take effect: pause" in text
 
 
