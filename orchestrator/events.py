@@ -1,4 +1,4 @@
-"""What happened, and what to do about it: the two alphabets of the event machine in `state.py`.
+"""What happened, and what to do about it: the two alphabets of the event machine in `state/`.
 
 Events carry `at` [seconds since the epoch], stamped by whoever saw them happen; the machine has no clock.
 A *bundle* is one launched program: it runs one stage on one slice of devices for the trials that wait for it.

@@ -7,15 +7,17 @@ checkpoint's folder has the time of its first and, as the file's own time, of it
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from experiments.channel import Channel
 from orchestrator.schema import Assignment, Outcome
 
 STEP_S, PULSES = 0.05, 10
 REPORT_EVERY, SAVE_EVERY = 5, 10
-CHECKPOINT, RESULT = "checkpoint.json", "result.json"
+STATE, RESULT = "state.json", "result.json"
 
 
 def chain(seed: int, steps: int) -> str:
@@ -38,8 +40,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
     pulse.parent.mkdir(exist_ok=True)
     pulse.write_text(f"{time.time()}\n")
     seed, steps = int(assignment.stage.config["seed"]), assignment.stage.budget_steps
-    saved = folder / CHECKPOINT
-    done = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "state": f"seed {seed}", "reported": []}
+    done = _saved(assignment) or {"step": 0, "state": f"seed {seed}", "reported": []}
     step, state, reported = int(done["step"]), str(done["state"]), list(done["reported"])
     for point in reported:  # whoever was to pass them on may have died with them
         channel.report(point, {"train/loss": 1.0 / point}, point / steps)
@@ -53,7 +54,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             reported.append(step)
         stop = channel.stop_requested()
         if stop or step % SAVE_EVERY == 0:
-            _save(saved, {"step": step, "state": state, "reported": reported})
+            _save(folder, {"step": step, "state": state, "reported": reported})
             channel.saved(step)
         if stop and step < steps:
             return Outcome(busy_s=0.0, finished=False)
@@ -64,7 +65,24 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
     return Outcome(metrics={"steps": float(step), "accuracy": 1.0}, busy_s=0.0)
 
 
-def _save(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+def _saved(assignment: Assignment) -> dict[str, Any] | None:
+    """The newest checkpoint; of another stage, what it reported is not this one's."""
+    own = sorted(Path(assignment.checkpoint_dir).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    if own:
+        return json.loads((own[-1] / STATE).read_text())
+    if assignment.warm_dir:
+        return json.loads((Path(assignment.warm_dir) / STATE).read_text()) | {"reported": []}
+    return None
+
+
+def _save(folder: Path, content: dict[str, Any]) -> None:
+    """A folder `step-N`, there whole or not at all, and no older ones."""
+    final, unfinished = folder / f"step-{content['step']}", folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    (unfinished / STATE).write_text(json.dumps(content))
+    if not final.exists():
+        unfinished.rename(final)
+    for older in folder.glob("step-*"):
+        if older != final:
+            shutil.rmtree(older)

@@ -92,7 +92,8 @@ def fill(disk: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("away_s", [SHORT_S, pytest.param(LONG_S, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away_s", [SHORT_S, LONG_S])
 def test_the_disk_of_the_store_is_full(home: Path, small_disk: Path, away_s: float) -> None:
     site, steps = Site(home, store_path=small_disk / "store.db"), int(20 * away_s)
     try:

@@ -33,6 +33,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.slow
 def test_a_study_submitted_while_nobody_serves_is_run_by_the_next_serve(site: Site) -> None:
     study_id = site.submit(steps=20)
     assert {trial.state for trial in site.store.trials(study_id)} == {TrialState.QUEUED}
@@ -42,6 +43,7 @@ def test_a_study_submitted_while_nobody_serves_is_run_by_the_next_serve(site: Si
     assert {trial.state for trial in site.trials()} == {TrialState.COMPLETED}
 
 
+@pytest.mark.slow
 def test_a_standby_takes_over_from_a_killed_leader(site: Site) -> None:
     site.submit()
     site.service.keep_up()
@@ -76,6 +78,7 @@ def test_a_leader_that_was_paused_can_not_act_after_its_successor_took_over(site
     checks.no_output_is_lost_or_half_written(site.home, site.trials())
 
 
+@pytest.mark.slow
 def test_a_service_that_is_told_to_stop_checkpoints_what_runs(site: Site) -> None:
     site.submit()
     site.service.keep_up()
@@ -149,6 +152,7 @@ def test_what_a_trial_prints_can_be_read(site: Site) -> None:
     assert "step 20 of 20" in said
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_a_few_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     home = tmp_path / "home"

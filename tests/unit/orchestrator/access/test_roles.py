@@ -128,13 +128,11 @@ def test_why_a_trial_waits_names_no_study_of_others(home: Home) -> None:
     rig.submit(1, "secret-study", tenant="alignment")
     rig.submit(1, "ours", tenant="reasoning")
     rig.cycle(0.0)
-    lines = {}
-    for role in (Role.RESEARCHER, Role.LEAD):
-        token = authenticate(store, new_token(store, f"a-{role}", role, "reasoning"))
-        assert token is not None
-        lines[role] = "\n".join(ScopedOperations(store, home, token, access()).explain("ours-0000"))
-    assert "secret-study" in lines[Role.LEAD]
-    assert lines[Role.RESEARCHER] == lines[Role.LEAD].replace("secret-study", "another tenant's study")
+    token = authenticate(store, new_token(store, "a-researcher", Role.RESEARCHER, "reasoning"))
+    assert token is not None
+    said = "\n".join(ScopedOperations(store, home, token, access()).explain("ours-0000"))
+    assert "alignment" in said  # whose trial holds the device
+    assert "secret-study" not in said
     store.close()
 
 
