@@ -11,7 +11,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.config import AccessConfig, ConfigError
 from orchestrator.control.direct import DirectOperations
 from orchestrator.home import Home
-from orchestrator.ports import Store
+from orchestrator.ports import Store, StoreUnavailable
 from orchestrator.recovery import view
 from orchestrator.report.document import build_report
 from orchestrator.report.live import LiveView
@@ -159,7 +159,10 @@ class _Run:
             counts = state.counts[self._study_id]
             ended = state.studies[self._study_id].ended_at is not None
             return ended or (self._interrupted and not counts[TrialState.QUEUED] + counts[TrialState.RUNNING])
-        return self._store.study(self._study_id).ended_at is not None
+        try:
+            return self._store.study(self._study_id).ended_at is not None
+        except StoreUnavailable:
+            return False
 
     def _pause(self) -> None:
         self._console.print("interrupted: pausing at the next step boundary (Ctrl-C again: at once)")
@@ -172,7 +175,8 @@ class _Run:
         if now < self._look_again_at and not self._over():
             return
         began = time.perf_counter()
-        self._show(leading, now)
+        with contextlib.suppress(StoreUnavailable):  # shown again once it is back
+            self._show(leading, now)
         # Looking at a large queue must not hold up the queue.
         self._look_again_at = now + (time.perf_counter() - began) / LOOKING_PART
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.redaction import redacted_override
 from orchestrator.report.eta import eta_errors
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
 from orchestrator.schema import Allocation, Prediction, Study, Trial, TrialState
@@ -35,7 +36,7 @@ def build_report(
             "name": study.name,
             "tenant": study.tenant,
             "priority": study.priority,
-            "sweep": list(study.sweep),
+            "sweep": [redacted_override(text) for text in study.sweep],
             "device_kind": "" if study.device_kind is None else study.device_kind.value,
             "git_revision": study.git_revision,
             "submitted_at": study.submitted_at,
@@ -63,7 +64,7 @@ def _trial(trial: Trial, end: float) -> dict[str, Any]:
         "algorithm": trial.variant.algorithm,
         "seed": trial.variant.seed,
         "state": str(trial.state),
-        "overrides": list(trial.variant.overrides),
+        "overrides": [redacted_override(text) for text in trial.variant.overrides],
         "metrics": dict(trial.metrics),
         "gpu_seconds": trial.gpu_seconds,
         "seconds": None if trial.started_at is None else ended - trial.started_at,

@@ -13,6 +13,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.home import Home
 from orchestrator.loop import SchedulingLoop
 from orchestrator.ports import Cluster, ClusterUnavailable, LeaseLost, Store, StoreUnavailable
+from orchestrator.redaction import redacted
 from orchestrator.schema import Lease
 from orchestrator.service.devices_lock import machine_devices
 from orchestrator.service.leadership import Candidate, Heart, last_sign_of_life
@@ -79,7 +80,7 @@ class Service:
         # A long queue is a million objects that live for hours; looking through them for garbage took a third of a
         # cycle over ten thousand trials.
         gc.set_threshold(*GC_THRESHOLDS)
-        candidate = Candidate(self._store, self._config, self._clock.now)
+        candidate = Candidate(self._store, redacted(self._config), self._clock.now)
         standing_by = False
         while not until():
             lease = candidate.take()
@@ -98,6 +99,10 @@ class Service:
                 self._lead(lease, died_at, until, observe, on_interrupt)
             except LeaseLost as error:
                 self._say(f"{error}; letting go")
+            except StoreUnavailable as error:
+                # All that was known is in the store, or was decided by nobody: it is read again.
+                self._say(f"store: {error}; trying again")
+                time.sleep(STANDBY_S)
 
     def _lead(
         self,
