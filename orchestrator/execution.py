@@ -143,8 +143,14 @@ class _Run:
     def to_the_end(self) -> int:
         """Serve until the study is over, or paused after Ctrl-C; print its report. The exit code."""
         service = Service(self._config, self._home, self._store, _say(self._console))
-        with LiveView(self._console) as self._view:
-            service.serve(self._over, self._observe, self._pause)
+        try:
+            with LiveView(self._console) as self._view:
+                service.serve(self._over, self._observe, self._pause)
+        except KeyboardInterrupt:
+            if self._state is None:
+                goes_on = f"{self._study_id} goes on; stop it with: orchestrator pause {self._study_id}"
+                self._console.print(f"interrupted; if a service runs, {goes_on}", soft_wrap=True)
+            raise
         study = self._store.study(self._study_id)
         trials = self._store.trials(self._study_id)
         self._report(study)

@@ -33,7 +33,7 @@ from orchestrator.events import (
 from orchestrator.forecast import forecast
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
-from orchestrator.ports import Clock, Cluster, Store, StoreUnavailable
+from orchestrator.ports import Clock, Cluster, ClusterUnavailable, Store, StoreUnavailable
 from orchestrator.recovery import restore_ledger, restore_study
 from orchestrator.schema import (
     Allocation,
@@ -139,11 +139,11 @@ class SchedulingLoop:
         self._carry_out(instructions)
 
     def wait_for_devices(self, timeout_s: float) -> None:
-        """Poll until the first node has joined. Raises TimeoutError."""
+        """Poll until the first node has joined. Raises ClusterUnavailable if none does."""
         deadline = self._clock.now() + timeout_s
         while not self.state.room.devices:
             if self._clock.now() > deadline:
-                raise TimeoutError(f"no node offered a device within {timeout_s:.0f} s")
+                raise ClusterUnavailable(f"no node offered a device within {timeout_s:.0f} s")
             self._carry_out(self._decide(self._cluster.poll(timeout_s=1.0)))
 
     def lose_cluster(self, reason: str) -> None:

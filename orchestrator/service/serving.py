@@ -69,13 +69,17 @@ class Service:
         self._say = say
         self._clock = SystemClock()
         self._interrupts = Interrupts()
+        # Whoever starts a service wants to hear at once that it can't have its devices. One that served or stood by
+        # already is what others rely on, and keeps trying.
+        self._patient = False
 
     def serve(self, until: Callable[[], bool], observe: Observe, on_interrupt: Callable[[], None]) -> None:
         """Returns once `until` says so. `observe` is called in every cycle, with the machine while this process leads
         and with None while it stands by. The first Ctrl-C or SIGTERM calls `on_interrupt`, which may change what
         `until` says; the second one raises KeyboardInterrupt.
 
-        Raises ClusterUnavailable if the devices can't be had when it starts to lead.
+        Raises ClusterUnavailable if the devices can't be had, unless it has served or stood by already: then it keeps
+        trying.
         """
         # A long queue is a million objects that live for hours; looking through them for garbage took a third of a
         # cycle over ten thousand trials.
@@ -88,7 +92,7 @@ class Service:
                 if not standing_by and candidate.seen is not None and candidate.seen.holder is not None:
                     leader = candidate.seen.holder
                     self._say(f"process {leader.pid} on {leader.host} serves this store; standing by")
-                standing_by = True
+                standing_by = self._patient = True
                 observe(None)
                 time.sleep(STANDBY_S)
                 continue
@@ -123,13 +127,11 @@ class Service:
                 stack.enter_context(devices)
             tracking = stack.enter_context(self._tracking())
             cluster = build_cluster(self._config["cluster"], self._home, lease.term)
-            cluster.check()
             stack.callback(cluster.close)
             loop = self._loop(cluster, lease.term)
             loop.take_over(died_at)
             self._say(f"starting the cluster ({self._config['cluster']['name']}), with the training code preloaded ...")
-            cluster.start()
-            loop.wait_for_devices(DEVICES_TIMEOUT_S)
+            self._start(cluster, loop, heart, until)
             with self._interrupts.listening():
                 self._cycle(loop, cluster, heart, tracking, until, observe, on_interrupt)
                 loop.suspend(float(self._config["cluster"].get("stop_grace_s", 0.0)), "the service ends")
@@ -167,9 +169,22 @@ class Service:
                 self._start_again(cluster, heart, until)
             observe(loop.state)
 
+    def _start(self, cluster: Cluster, loop: SchedulingLoop, heart: Heart, until: Callable[[], bool]) -> None:
+        try:
+            cluster.check()
+            cluster.start()
+            loop.wait_for_devices(DEVICES_TIMEOUT_S)
+        except ClusterUnavailable as error:
+            if not self._patient:
+                raise
+            self._say(f"the cluster can't be started: {error}")
+            cluster.close()
+            self._start_again(cluster, heart, until)
+        self._patient = True
+
     def _start_again(self, cluster: Cluster, heart: Heart, until: Callable[[], bool]) -> None:
         backoff_s = RESTART_S
-        while not until() and not self._interrupts.requested:
+        while not until():
             heart.main_loop_is_alive()
             try:
                 cluster.start()
