@@ -46,7 +46,10 @@ class CommandDesk:
         instructions: list[Instruction] = []
         busy: set[str] = set()
         for command in commands:
-            study_id = self._study_of(command.target)
+            try:
+                study_id = self._study_of(command.target)
+            except StoreUnavailable:
+                break
             if study_id in busy:
                 continue
             answer = self._handle(command, instructions)
@@ -64,7 +67,9 @@ class CommandDesk:
             return self._answer(command, str(refusal), ok=False)
         except StoreUnavailable:
             return None  # it reads before it changes anything: another cycle will do
-        except (KeyError, TypeError, ValueError) as error:
+        except OSError as error:
+            return self._answer(command, f"can't be done now: {error}", ok=False)
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             # A command that can't be read must not stop the loop, this time and every time after.
             return self._answer(command, f"can't be read: {type(error).__name__}: {error}", ok=False)
         return None if answer is None else self._answer(command, answer)
@@ -102,7 +107,7 @@ class CommandDesk:
             return target
         try:
             return self._store.trial(target).study_id
-        except (KeyError, StoreUnavailable):
+        except KeyError:
             return target
 
     def _targets(self, target: str, instructions: list[Instruction]) -> list[Trial]:
@@ -113,8 +118,11 @@ class CommandDesk:
                 study = self._store.study(study_id)
             except KeyError:
                 raise Refused(f"there is no study or trial {target}") from None
+            lines = self._store.allocations(study_id)
             instructions += restore_study(self._state, self._store, study, self.outputs_at_hand, self._clock.now())
-            self._state.closed += self._store.allocations(study_id)  # as use they were counted when this term began
+            # As use they were counted when this term began, or when they were closed in it.
+            known = {line.bundle_id for line in self._state.closed} | self._state.bundles.keys()
+            self._state.closed += [a for a in lines if a.closed_at is not None and a.bundle_id not in known]
         if target == study_id:
             return self._state.study_trials(study_id)
         return [self._state.trials[target]]
@@ -219,6 +227,8 @@ class CommandDesk:
         steps, had = variant.stages[-1].budget_steps, trial.variant.stages[-1].budget_steps
         if steps <= had:
             raise Refused(f"{trial.trial_id} has {had} steps already; give more than that, not {steps}")
+        if [stage.key for stage in variant.stages[:-1]] != [stage.key for stage in trial.variant.stages[:-1]]:
+            raise Refused("its earlier stages are other ones by now (code, data or packages changed); clone it")
         if trial.state in (TrialState.QUEUED, TrialState.RUNNING):
             reason = f"to be extended to {steps} steps"
             instructions += self._state.handle(self._halt_event([trial], TrialState.PAUSED, reason))
@@ -226,7 +236,7 @@ class CommandDesk:
             if trial.state is TrialState.RUNNING:
                 return None
         if trial.stage_index >= len(trial.variant.stages) - 1:
-            kept = self._cluster.keep_checkpoint(trial.study_id, trial.variant.stages[-1].key)
+            kept = self._kept(trial)
             if kept is not None:
                 variant = warm_variant(variant, *kept)
         event = TrialExtended(
@@ -247,12 +257,27 @@ class CommandDesk:
             raise Refused(f"a warm clone changes its last stage only, and this changes stage {changed}; clone it cold")
         if mine[-1].entrypoint != theirs[-1].entrypoint:
             raise Refused("a warm clone keeps its parent's algorithm, whose checkpoint it starts from; clone it cold")
-        kept = self._cluster.keep_checkpoint(parent.study_id, theirs[-1].key)
+        kept = self._kept(parent)
         if kept is None:
             raise Refused(
                 f"{parent.trial_id} has no checkpoint of its last stage yet; pause it first, or clone it cold"
             )
         return warm_variant(variant, *kept)
+
+    def _kept(self, trial: Trial) -> tuple[str, int] | None:
+        """The newest checkpoint of a trial's last stage, under whichever study it was run; else what that stage itself
+        starts from; None if there is neither."""
+        last = trial.variant.stages[-1]
+        runs = {trial.study_id: 0.0} | {
+            line.study_id: line.opened_at
+            for line in self._state.closed
+            if line.stage_key == last.key and trial.trial_id in line.trial_ids
+        }
+        for study_id in sorted(runs, key=lambda study_id: -runs[study_id]):
+            kept = self._cluster.keep_checkpoint(study_id, last.key)
+            if kept is not None:
+                return kept
+        return (last.warm_from, last.warm_step) if last.warm_from else None
 
     def _demands(self, study: Study, variant: Variant) -> dict[str, Demand]:
         kind = study.device_kind or DeviceKind.CPU

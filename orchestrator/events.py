@@ -199,7 +199,7 @@ class PreemptionDecided:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyForgotten:
     """Nobody needs to keep in mind a study that has ended: the store has it. Left alone while a trial of it is not
-    over, or while a line of the ledger is shared with a study that is still known."""
+    over, or while it shares a line of the ledger with a study that is still open."""
 
     at: float
     study_id: str

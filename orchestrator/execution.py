@@ -139,6 +139,7 @@ class _Run:
         self._look_again_at = float("-inf")
         self._interrupted = False
         self._state: SchedulerState | None = None
+        self._refusal: ConfigError | None = None
 
     def to_the_end(self) -> int:
         """Serve until the study is over, or paused after Ctrl-C; print its report. The exit code."""
@@ -151,6 +152,8 @@ class _Run:
                 goes_on = f"{self._study_id} goes on; stop it with: orchestrator pause {self._study_id}"
                 self._console.print(f"interrupted; if a service runs, {goes_on}", soft_wrap=True)
             raise
+        if self._refusal is not None:
+            raise self._refusal
         study = self._store.study(self._study_id)
         trials = self._store.trials(self._study_id)
         self._report(study)
@@ -195,7 +198,8 @@ class _Run:
             return
         if not self._opened and state.room.devices:
             self._opened = True
-            self._refuse_what_never_fits(state)
+            if leading is not None:
+                self._refuse_what_never_fits(state)
             self._console.print(self._opening_line(state), soft_wrap=True)
         self._view.update(progress_of(state, self._study_id, now))
 
@@ -204,7 +208,9 @@ class _Run:
         for trial in state.study_trials(self._study_id):
             if trial.state is TrialState.QUEUED and (why := never_fits(state, trial)):
                 self._operations.command(CommandKind.CANCEL, self._study_id)
-                raise ConfigError("cluster", self._config["cluster"]["name"], f"trial {trial.number} needs {why}")
+                name = self._config["cluster"]["name"]
+                self._refusal = ConfigError("cluster", name, f"trial {trial.number} needs {why}")
+                return
 
     def _opening_line(self, state: SchedulerState) -> str:
         study, trials = state.studies[self._study_id], state.study_trials(self._study_id)

@@ -22,6 +22,7 @@ from orchestrator.events import (
     LeaderLost,
     PlacementsDecided,
     PreemptionDecided,
+    QueueRequested,
     Record,
     RecordPredictions,
     RecordStudy,
@@ -124,6 +125,7 @@ class SchedulingLoop:
         self._forecast_due_at = 0.0
         self._waiting_since: float | None = None
         self._more_to_place = False
+        self._reports_waiting: set[str] = set()
 
     # --- taking over and letting go ----------------------------------------------------------------------------------
 
@@ -136,7 +138,17 @@ class SchedulingLoop:
             self._predicted |= {p.trial_id for p in self._store.predictions(study.study_id)}
         instructions += restore_ledger(self.state, self._store, beat_at)
         instructions += self.state.handle(LeaderLost(at=beat_at, reason="the process that led died"))
+        instructions += self._send_back_for_inputs()
         self._carry_out(instructions)
+
+    def _send_back_for_inputs(self) -> list[Instruction]:
+        """Trials that were running, and whose earlier stages' outputs are gone, make them again."""
+        now = self._clock.now()
+        queued = (t for t in self.state.trials.values() if t.state is TrialState.QUEUED)
+        trial_ids = tuple(trial.trial_id for trial in queued if self.state.lacks_inputs(trial))
+        reason = "the output of an earlier stage is gone"
+        pause = HaltRequested(at=now, trial_ids=trial_ids, into=TrialState.PAUSED, reason=reason)
+        return self._decide([pause, QueueRequested(at=now, trial_ids=trial_ids)]) if trial_ids else []
 
     def wait_for_devices(self, timeout_s: float) -> None:
         """Poll until the first node has joined. Raises ClusterUnavailable if none does."""
@@ -174,7 +186,7 @@ class SchedulingLoop:
         self._more_to_place = False
         if snapshot.queue and snapshot.devices:
             # 5. Who goes next, within whose quota.
-            ordered, _ = admit(self._policies.ordering(snapshot), snapshot)
+            ordered, _ = admit(self._policies.ordering(self.state.without_impossible(snapshot)), snapshot)
             # 6. Onto which devices, and 7. who makes room for those that don't fit.
             placed, unplaced, decided = self._place(snapshot, ordered)
             instructions += decided
@@ -272,14 +284,23 @@ class SchedulingLoop:
         for study_id, study in list(self.state.studies.items()):
             if study.ended_at is None and self.state.finished(study_id):
                 ended = replace(study, ended_at=self._clock.now())
-                self.state.studies[study_id] = ended
                 trials, ledger = self.state.study_trials(study_id), self.state.allocations(study_id)
                 predictions = self._when_there(partial(self._store.predictions, study_id))
-                finished = self._finish(ended, trials, ledger, predictions)
+                try:
+                    finished = self._finish(ended, trials, ledger, predictions)
+                except OSError as error:  # a full disk: the study stays open until its report can be written
+                    self._say_report_waits(study_id, error)
+                    continue
+                self.state.studies[study_id] = ended
                 instructions.append(RecordStudy(study=ended, finished=finished))
             elif study.ended_at is not None and self._clock.now() - study.ended_at > FORGET_AFTER_S:
                 instructions += self.state.handle(StudyForgotten(at=self._clock.now(), study_id=study_id))
         return instructions
+
+    def _say_report_waits(self, study_id: str, error: OSError) -> None:
+        if study_id not in self._reports_waiting:
+            self._reports_waiting.add(study_id)
+            logger.warning("%s is over, its report can't be written yet: %s", study_id, error)
 
     def _outputs_at_hand(self, stage_keys: Iterable[str]) -> dict[str, Outcome]:
         return self._desk.outputs_at_hand(stage_keys)

@@ -99,7 +99,7 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = ()) -> Outlook
     state = policies.new_state(max_attempts=1)
     view(state, store, at, study_ids)
     snapshot = state.snapshot(at)
-    admitted, held_back = admit(policies.ordering(snapshot), snapshot)
+    admitted, held_back = admit(policies.ordering(state.without_impossible(snapshot)), snapshot)
     behind = [request for request in snapshot.queue if request.stage_key in held_back]
     order = [*admitted, *behind]
     return Outlook(

@@ -122,7 +122,8 @@ class Heart:
         self._thread = threading.Thread(target=self._beat, name="lease-heart", daemon=True)
 
     def __enter__(self) -> Self:
-        self._pulse.touch()
+        with contextlib.suppress(OSError):  # a full disk: then the beat alone tells
+            self._pulse.touch()
         self._thread.start()
         return self
 
@@ -138,15 +139,19 @@ class Heart:
             raise LeaseLost(f"term {self._term} is over: another process leads")
 
     def _beat(self) -> None:
-        beat_due_at = time.monotonic()
+        beat_due_at, stuck = time.monotonic(), False
         while not self._stopped.wait(PULSE_S):
-            os.utime(self._pulse)
+            with contextlib.suppress(OSError):  # a successor removes it; the lease has the last word
+                os.utime(self._pulse)
             if time.monotonic() < beat_due_at:
                 continue
             beat_due_at = time.monotonic() + BEAT_S
             if time.monotonic() - self._alive_at > STUCK_S:
-                logger.error("the scheduling loop has been stuck for %.0f s; another process may lead", STUCK_S)
-                return
+                if not stuck:
+                    logger.error("the scheduling loop has been stuck for %.0f s; another process may lead", STUCK_S)
+                stuck = True
+                continue
+            stuck = False
             try:
                 self._store.renew_lease(self._term, self._now())
             except StoreUnavailable:

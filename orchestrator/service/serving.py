@@ -103,9 +103,11 @@ class Service:
                 self._lead(lease, died_at, until, observe, on_interrupt)
             except LeaseLost as error:
                 self._say(f"{error}; letting go")
+                observe(None)  # what this process knew last was perhaps never written
             except StoreUnavailable as error:
                 # All that was known is in the store, or was decided by nobody: it is read again.
                 self._say(f"store: {error}; trying again")
+                observe(None)
                 time.sleep(STANDBY_S)
 
     def _lead(
@@ -122,19 +124,21 @@ class Service:
             heart = stack.enter_context(
                 Heart(self._store, lease.term, self._clock.now, self._home.pulse_path(lease.term))
             )
+            cluster = build_cluster(self._config["cluster"], self._home, lease.term)
+            loop = self._loop(cluster, lease.term, heart)
+            # First of all, since the next leader would know of this term's last sign of life only.
+            loop.take_over(died_at)
             if not self._config["cluster"].get("address"):
                 devices = machine_devices(store_id(self._home), lease.term, self._say, heart.main_loop_is_alive)
                 stack.enter_context(devices)
             tracking = stack.enter_context(self._tracking())
-            cluster = build_cluster(self._config["cluster"], self._home, lease.term)
             stack.callback(cluster.close)
-            loop = self._loop(cluster, lease.term)
-            loop.take_over(died_at)
             self._say(f"starting the cluster ({self._config['cluster']['name']}), with the training code preloaded ...")
             self._start(cluster, loop, heart, until)
             with self._interrupts.listening():
                 self._cycle(loop, cluster, heart, tracking, until, observe, on_interrupt)
-                loop.suspend(float(self._config["cluster"].get("stop_grace_s", 0.0)), "the service ends")
+                with contextlib.suppress(ClusterUnavailable):  # what ran is gone, and waits again below
+                    loop.suspend(float(self._config["cluster"].get("stop_grace_s", 0.0)), "the service ends")
             cluster.close()
             loop.lose_cluster("the service ended")
 
@@ -167,6 +171,8 @@ class Service:
                 loop.lose_cluster(f"the cluster was lost: {error}")
                 cluster.close()
                 self._start_again(cluster, heart, until)
+                if self._interrupts.requested:
+                    return
             observe(loop.state)
 
     def _start(self, cluster: Cluster, loop: SchedulingLoop, heart: Heart, until: Callable[[], bool]) -> None:
@@ -184,7 +190,7 @@ class Service:
 
     def _start_again(self, cluster: Cluster, heart: Heart, until: Callable[[], bool]) -> None:
         backoff_s = RESTART_S
-        while not until():
+        while not until() and not self._interrupts.requested:
             heart.main_loop_is_alive()
             try:
                 cluster.start()
@@ -195,7 +201,12 @@ class Service:
                 time.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_RESTART_S)
 
-    def _loop(self, cluster: Cluster, term: int) -> SchedulingLoop:
+    def _loop(self, cluster: Cluster, term: int, heart: Heart) -> SchedulingLoop:
+        def pause(seconds: float) -> None:
+            """While the store is away the loop waits: it is not stuck."""
+            heart.main_loop_is_alive()
+            time.sleep(seconds)
+
         return SchedulingLoop(
             cluster=cluster,
             store=self._store,
@@ -206,6 +217,7 @@ class Service:
                 self._home, study, trials, ledger, predictions
             ),
             term=term,
+            pause=pause,
         )
 
     @contextlib.contextmanager

@@ -153,7 +153,7 @@ class MachineCore:
 
     def wait_for_next_stage(self, trial_id: str, at: float, why: str = "") -> Instruction:
         """Put a trial before its current stage, walking past stages whose outputs are there. Records the trial."""
-        trial = replace(self.trials[trial_id], state=TrialState.QUEUED, queued_at=at)
+        trial = self._with_its_inputs(replace(self.trials[trial_id], state=TrialState.QUEUED, queued_at=at))
         while trial.stage_index < len(trial.variant.stages):
             record = self.stages[trial.variant.stages[trial.stage_index].key]
             if record.state is not StageState.COMPLETED:
@@ -165,6 +165,17 @@ class MachineCore:
         if not trial.state.terminal:
             self.wait(record, trial_id, at)
         return instruction
+
+    def _with_its_inputs(self, trial: Trial) -> Trial:
+        """The trial before the first of its stages whose output is gone, if one of those behind it is."""
+        behind = trial.variant.stages[: trial.stage_index]
+        states = [self.stages[stage.key].state for stage in behind]
+        gone = next((i for i, state in enumerate(states) if state is not StageState.COMPLETED), None)
+        return trial if gone is None else replace(trial, stage_index=gone, progress=0.0, reused_stages=(), metrics={})
+
+    def lacks_inputs(self, trial: Trial) -> bool:
+        """Whether the output of a stage behind the trial is gone."""
+        return self._with_its_inputs(trial) is not trial
 
     def requeue(self, record: StageRecord, at: float, why: str) -> list[Instruction]:
         """The stage has no bundle any more: let those go who were told to, and let the others wait again."""

@@ -11,6 +11,8 @@ one that is running is stopped when its last waiter leaves. Events of bundles th
 duplicated events are harmless, and so are requests that the trials they name can't follow.
 """
 
+from dataclasses import replace
+
 from orchestrator.events import (
     BundleStarted,
     BundleStopped,
@@ -37,7 +39,7 @@ from orchestrator.events import (
 from orchestrator.schema import Allocation, Snapshot, Trial
 from orchestrator.state import bundles, trials
 from orchestrator.state.core import MachineCore
-from orchestrator.state.snapshots import snapshot_of
+from orchestrator.state.snapshots import impossible, snapshot_of
 
 
 class SchedulerState(MachineCore):
@@ -99,6 +101,13 @@ class SchedulerState(MachineCore):
     def snapshot(self, at: float) -> Snapshot:
         """What ordering, sharing and packing policies look at: devices by node and index, the queue by arrival."""
         return snapshot_of(self, at)
+
+    def without_impossible(self, snapshot: Snapshot) -> Snapshot:
+        """Without the requests that no node here can ever meet: they wait for one that may come, and hold nobody up."""
+        possible = {demand: not impossible(self, demand) for demand in {r.demand for r in snapshot.queue}}
+        if all(possible.values()):
+            return snapshot
+        return replace(snapshot, queue=tuple(r for r in snapshot.queue if possible[r.demand]))
 
     def study_trials(self, study_id: str) -> list[Trial]:
         """The study's trials by number."""

@@ -9,6 +9,7 @@ from orchestrator.durations import Durations
 from orchestrator.schema import (
     Allocation,
     Capacity,
+    Demand,
     Request,
     Resident,
     Snapshot,
@@ -171,7 +172,11 @@ def pending_reason(state: "SchedulerState", trial_id: str, held_back: Mapping[st
 
 def never_fits(state: "SchedulerState", trial: Trial) -> str:
     """What the trial's current stage needs that no node here has, in words; empty if some node has it all."""
-    demand = state.stages[trial.variant.stages[trial.stage_index].key].demand
+    return impossible(state, state.stages[trial.variant.stages[trial.stage_index].key].demand)
+
+
+def impossible(state: "SchedulerState", demand: Demand) -> str:
+    """What a demand asks for that no node here has, in words; empty if some node has it all."""
     devices = state.room.devices.values()
     fitting = [device for device in devices if device.memory_bytes >= demand.memory_bytes]
     if not fitting:

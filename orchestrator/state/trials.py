@@ -196,6 +196,8 @@ def halt(core: MachineCore, event: HaltRequested) -> list[Instruction]:
         trial = core.trials.get(trial_id)
         if trial is None or not trial.state.may_become(event.into) or trial.state is event.into:
             continue
+        if event.into is TrialState.PRUNED and trial_id in core.leaving:
+            continue  # a person has said what shall become of it
         if trial.state not in _WAITING:  # paused, to be cancelled
             if event.into is TrialState.CANCELLED:
                 core.leaving[trial_id] = (event.into, event.reason)
@@ -219,15 +221,16 @@ def forget(core: MachineCore, event: StudyForgotten) -> list[Instruction]:
     if study is None or study.ended_at is None:
         return []
     own = set(core.study_trial_ids[study.study_id])
+    open_ones = {t.trial_id for t in core.trials.values() if core.studies[t.study_id].ended_at is None}
     lines = [line for line in core.closed if own.intersection(line.trial_ids)]
     over = all(core.trials[trial_id].state.terminal for trial_id in own)
-    if not over or not all(own.issuperset(line.trial_ids) for line in lines):
+    if not over or any(open_ones.intersection(line.trial_ids) for line in lines):
         return []
     gone = {stage.key for trial_id in own for stage in core.trials[trial_id].variant.stages}
     for trial_id in own:
         del core.trials[trial_id]
     del core.studies[study.study_id], core.counts[study.study_id], core.study_trial_ids[study.study_id]
-    dropped = {line.bundle_id for line in lines}
+    dropped = {line.bundle_id for line in lines if core.trials.keys().isdisjoint(line.trial_ids)}
     core.closed = [line for line in core.closed if line.bundle_id not in dropped]
     needed = {stage.key for trial in core.trials.values() for stage in trial.variant.stages}
     for key in gone - needed:

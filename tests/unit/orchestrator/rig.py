@@ -103,11 +103,16 @@ class Rig:
         tenant: str = "default",
         priority: int = 0,
         own: bool = True,
+        memory_gib: float = 1.0,
     ) -> int:
         """A study of `count` trials behind one warm-up, its `own` or one that other studies have too. The command's
         id."""
         at = self.cluster.now()
-        config = {"cluster": CLUSTER | {"share_per_trial": share}, "stopping": {"name": "never"}, "study": {}}
+        config = {
+            "cluster": CLUSTER | {"share_per_trial": share, "memory_per_trial_gib": memory_gib},
+            "stopping": {"name": "never"},
+            "study": {},
+        }
         made = replace(
             study(study_id, at), config=config, device_kind=None, tenant=tenant, priority=priority
         )  # fmt: skip

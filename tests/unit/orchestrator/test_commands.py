@@ -167,6 +167,35 @@ def test_a_completed_trial_is_extended_from_its_end_under_its_own_id(rig: Rig) -
     assert rig.states() == [TrialState.COMPLETED] * 2
 
 
+def test_a_trial_that_is_extended_twice_before_it_runs_again_keeps_its_start(rig: Rig) -> None:
+    rig.run()
+    for steps in (60, 90):
+        data = variant_to_data(changed(trial(rig), steps=steps, name="main"))
+        answer = answered(rig, rig.ask(CommandKind.EXTEND, FIRST, variant=data)).answer
+        assert answer.endswith("from step 30 on")
+    rig.run()
+    assert trial(rig).variant.stages[-1].budget_steps == 90
+
+
+def test_an_extension_by_another_code_is_refused(rig: Rig) -> None:
+    other = stage("warmup@other")
+    data = variant_to_data(variant(other, stage("main@60", other, steps=60)))
+    command = answered(rig, rig.ask(CommandKind.EXTEND, FIRST, variant=data))
+    assert not command.ok
+    assert "its earlier stages are other ones by now" in command.answer
+
+
+def test_a_checkpoint_that_can_not_be_kept_is_an_answer_and_no_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(study_id: str, stage_key: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rig.cluster, "keep_checkpoint", full)
+    data = variant_to_data(changed(trial(rig)))
+    command = answered(rig, rig.ask(CommandKind.CLONE, FIRST, variant=data, warm=True))
+    assert (command.ok, command.answer) == (False, "can't be done now: [Errno 28] No space left on device")
+    rig.run()
+
+
 def test_an_extension_that_is_none_is_refused(rig: Rig) -> None:
     data = variant_to_data(changed(trial(rig), steps=30))
     command = answered(rig, rig.ask(CommandKind.EXTEND, FIRST, variant=data))

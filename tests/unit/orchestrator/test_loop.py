@@ -8,7 +8,7 @@ from cluster.simulated import Script
 from orchestrator.events import Launch, Record, RecordAllocation
 from orchestrator.ports import LeaseLost, StoreUnavailable
 from orchestrator.recovery import view
-from orchestrator.schema import Holder, Tenant, TrialState
+from orchestrator.schema import CommandKind, Holder, Tenant, TrialState
 from orchestrator.state import SchedulerState, validate
 from orchestrator.stopping import STOPPINGS
 from orchestrator.store.memory import MemoryStore
@@ -139,6 +139,59 @@ def test_two_studies_are_served_by_one_loop() -> None:
     rig.submit(2, "study-2")
     rig.run("study-1", "study-2")
     assert rig.states("study-1") + rig.states("study-2") == [TrialState.COMPLETED] * 4
+
+
+def test_a_trial_that_fits_no_node_holds_nobody_up() -> None:
+    rig = Rig()
+    rig.submit(1, "too-large", memory_gib=100.0)
+    rig.submit(2, "study-1")
+    rig.run("study-1")
+    assert rig.states("study-1") == [TrialState.COMPLETED] * 2
+    assert rig.states("too-large") == [TrialState.QUEUED]
+
+
+def test_a_report_that_can_not_be_written_is_written_later(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    finish, full = rig.loop._finish, [True]
+
+    def write(*arguments: object) -> object:
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        return finish(*arguments)  # type: ignore[arg-type]
+
+    rig.loop._finish = write  # type: ignore[assignment]
+    rig.submit(1)
+    rig.cycle_until(40.0)
+    assert rig.states() == [TrialState.COMPLETED]
+    assert rig.store.study("study-1").ended_at is None
+    assert caplog.text.count("its report can't be written yet") == 1
+    full[0] = False
+    rig.run()
+
+
+def test_a_trial_whose_earlier_output_vanished_while_it_was_paused_makes_it_again() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.cycle_until(13.0)
+    rig.ask(CommandKind.PAUSE, "study-1")
+    rig.cycle_until(16.0)
+    assert rig.states() == [TrialState.PAUSED]
+    rig.cluster.damage_output(">warmup@study-1")
+    rig = Rig(store=rig.store, cluster=rig.cluster)
+    rig.ask(CommandKind.RESUME, "study-1")
+    rig.run()
+    assert [a.stage_key for a in rig.store.allocations()].count(">warmup@study-1") == 2
+
+
+def test_a_trial_that_ran_when_its_leader_died_makes_a_vanished_output_again() -> None:
+    dead = Rig()
+    dead.submit(1)
+    dead.cycle_until(13.0)
+    dead.cluster.damage_output(">warmup@study-1")
+    rig = successor(dead)
+    rig.run()
+    assert rig.states() == [TrialState.COMPLETED]
+    assert [a.stage_key for a in rig.store.allocations()].count(">warmup@study-1") == 2
 
 
 # --- leaders that change ---------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_the_main_loop_hears_that_the_term_is_over(
             heart.main_loop_is_alive()
 
 
-def test_a_main_loop_that_is_stuck_lets_the_heart_stop(
+def test_a_main_loop_that_is_stuck_gives_no_sign_of_life_until_it_goes_on(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
@@ -153,8 +153,29 @@ def test_a_main_loop_that_is_stuck_lets_the_heart_stop(
     monkeypatch.setattr("orchestrator.service.leadership.STUCK_S", 0.05)
     store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
     with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+        time.sleep(0.2)
+        stuck_at = store.lease().beat
+        time.sleep(0.1)
+        assert store.lease().beat == stuck_at
+        deadline = time.monotonic() + 5.0
+        while store.lease().beat == stuck_at:
+            heart.main_loop_is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_heart_beats_on_when_a_successor_removed_its_pulse(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
+    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
+    store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
+    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+        (tmp_path / "pulse").unlink()
+        store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
         heart._thread.join(5.0)
-        assert not heart._thread.is_alive()
+        with pytest.raises(LeaseLost):
+            heart.main_loop_is_alive()
 
 
 def test_a_pulse_tells_more_exactly_than_the_beat_when_a_leader_died(store: MemoryStore, tmp_path: Path) -> None:

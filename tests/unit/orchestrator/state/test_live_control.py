@@ -252,3 +252,24 @@ def test_a_study_that_goes_on_is_not_forgotten(machine: Machine) -> None:
     machine.studies["study-1"] = replace(machine.studies["study-1"], ended_at=3.0)
     machine.handle(StudyForgotten(at=4.0, study_id="study-1"))
     assert machine.state_of() is TrialState.RUNNING
+
+
+def test_what_a_person_asked_for_comes_before_a_stopping_policy(machine: Machine) -> None:
+    machine.halt(3.0, TrialState.CANCELLED, FIRST)
+    machine.halt(3.5, TrialState.PRUNED, FIRST)
+    machine.handle(BundleStopped(at=4.0, bundle_id="1"))
+    assert machine.state_of() is TrialState.CANCELLED
+
+
+def test_studies_that_shared_a_run_are_forgotten_once_both_have_ended(machine: Machine) -> None:
+    warmup = {stage("warmup").key: Outcome()}
+    machine.handle(replace(submitted(1, study_id="study-2"), available_stages=warmup))  # it shares the run of `main`
+    machine.complete("1", 3.0)
+    for study_id in ("study-1", "study-2"):
+        machine.handle(StudyForgotten(at=4.0, study_id=study_id))
+        assert study_id in machine.studies
+    for study_id in ("study-1", "study-2"):
+        machine.studies[study_id] = replace(machine.studies[study_id], ended_at=5.0)
+    for study_id in ("study-1", "study-2"):
+        machine.handle(StudyForgotten(at=6.0, study_id=study_id))
+    assert (machine.studies, machine.trials, machine.closed, machine.stages) == ({}, {}, [], {})
