@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from orchestrator.sweep import compose_study
-from tests.bench.scheduling import REPORTS, WORK, measure_cycles, measure_preemption, summarise
+from tests.bench.scheduling import PLACE, REPORTS, WORK, measure_cycles, measure_preemption, summarise
 
 SIZES = argparse.Namespace(queued=12, devices=4, repeats=1)
 
@@ -25,7 +25,7 @@ def test_a_summary_gives_the_median_and_the_range_of_the_wall_times():
 def test_every_kind_of_cycle_is_measured(ordering):
     composed = compose_study([*WORK, "seed=range(0,16)"])
     times = measure_cycles(SIZES, ordering, composed.config, composed.variants)
-    assert {"place all devices", "nothing fits", f"{REPORTS} reports", "forecast of the whole queue"} < times.keys()
+    assert {PLACE, "nothing fits", f"{REPORTS} reports", "forecast of the whole queue"} < times.keys()
 
 
 def test_residents_of_lower_priority_make_room_for_the_queue():
