@@ -50,7 +50,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.mark.parametrize("away_s", [SHORT_S, pytest.param(LONG_S, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away_s", [SHORT_S, LONG_S])
 def test_a_store_that_is_locked(home: Path, away_s: float) -> None:
     site, steps = Site(home), int(20 * away_s)
     try:

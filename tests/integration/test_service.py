@@ -128,6 +128,7 @@ def _answered(site: Site) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_status_says_of_every_queued_trial_why_and_until_when_it_waits(site: Site) -> None:
     site.submit(trials=4)
     site.service.keep_up()
@@ -143,6 +144,7 @@ def test_status_says_of_every_queued_trial_why_and_until_when_it_waits(site: Sit
     assert "waits" in site.command("explain", queued[0]["id"])[1]
 
 
+@pytest.mark.slow
 def test_what_a_trial_prints_can_be_read(site: Site) -> None:
     site.submit(steps=20)
     site.service.keep_up()
