@@ -26,7 +26,6 @@ from orchestrator.events import (
     Record,
     RecordPredictions,
     RecordStudy,
-    RecordTrial,
     Stop,
     StudyFinished,
     StudyForgotten,
@@ -324,7 +323,6 @@ class SchedulingLoop:
 
         Raises LeaseLost if somebody else leads by now: then nothing of it happened.
         """
-        records = _without_overtaken(records)
         if not records:
             return
         self._batch += 1
@@ -354,18 +352,3 @@ class SchedulingLoop:
 
 def _stages_left(trial: Trial) -> tuple[Stage, ...]:
     return trial.variant.stages[trial.stage_index :]
-
-
-def _without_overtaken(records: Sequence[Record]) -> list[Record]:
-    """Without the progress of trials that a later record of the same batch overtakes."""
-    last = {record.trial.trial_id: i for i, record in enumerate(records) if isinstance(record, RecordTrial)}
-    return [
-        record
-        for i, record in enumerate(records)
-        if not isinstance(record, RecordTrial)
-        or record.track
-        or record.new_variant
-        or record.was is None
-        or record.was is not record.trial.state
-        or last[record.trial.trial_id] == i
-    ]

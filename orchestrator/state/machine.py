@@ -81,7 +81,6 @@ class SchedulerState(MachineCore):
                     return []
         match event:
             case BundleStarted():
-                bundle.started = True
                 return []
             case StageReported():
                 return bundles.report(self, bundle, event)

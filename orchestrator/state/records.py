@@ -10,8 +10,8 @@ from orchestrator.schema import Allocation, Demand, Outcome, Request, Stage, Sta
 class StageRecord:
     """A stage output, and who waits for it.
 
-    `progress` is what a new run would start from (0 to 1), `reported` the last step whose series is in the journal,
-    `lost` how many runs were lost with their worker. `request` caches what the stage asks for while it waits.
+    `progress` is what a new run would start from (0 to 1), `lost` how many runs were lost with their worker. `request`
+    caches what the stage asks for while it waits.
     """
 
     stage: Stage
@@ -22,7 +22,6 @@ class StageRecord:
     waiters: list[str] = field(default_factory=list)
     lost: int = 0
     progress: float = 0.0
-    reported: int = -1
     bundle_id: str = ""
     request: Request | None = None
 
@@ -38,7 +37,6 @@ class Bundle:
     saved_at: float
     progress: float = 0.0
     saved_progress: float = 0.0
-    started: bool = False
     stopping: bool = False
     preempted: bool = False
 
