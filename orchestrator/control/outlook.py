@@ -13,6 +13,7 @@ from orchestrator.packing import best_fit
 from orchestrator.ports import Store
 from orchestrator.recovery import view
 from orchestrator.schema import Lease, Request, Snapshot, StageState, Trial, TrialState
+from orchestrator.service.leadership import is_gone
 from orchestrator.service.rooms import build_policies
 from orchestrator.sharing.preemption import never
 from orchestrator.sharing.quota import admit
@@ -28,7 +29,7 @@ NOBODY_SERVES = "a service: none runs, start one with `orchestrator serve`"
 
 def is_served(lease: Lease, at: float) -> bool:
     """Whether somebody leads, as far as that can be told at `at` [s since the epoch]."""
-    return lease.holder is not None and at - lease.beat_at <= SILENT_S
+    return lease.holder is not None and at - lease.beat_at <= SILENT_S and not is_gone(lease.holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
