@@ -4,16 +4,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.schema import Capacity, Demand, Placement, Resident, Snapshot, TenantUse
+from orchestrator.schema import Allocation, Capacity, Demand, Placement, Resident, Snapshot, TenantUse
 from orchestrator.sharing.quota import tenant_use
 
 
-def held_by(placement: Placement, demand: Demand) -> Capacity:
-    """What a bundle holds of the cluster; devices count by share."""
+def held_by(hold: Placement | Allocation, demand: Demand | None) -> Capacity:
+    """What a bundle holds of the cluster, by its placement or its line of the ledger; devices count by share. With an
+    unknown demand, of a stage that nobody keeps in mind any more, the devices alone count."""
     return Capacity(
-        devices=len(placement.device_ids) * placement.share,
-        cpus=demand.cpus,
-        host_memory_bytes=demand.host_memory_bytes,
+        devices=len(hold.device_ids) * hold.share,
+        cpus=demand.cpus if demand else 0.0,
+        host_memory_bytes=demand.host_memory_bytes if demand else 0.0,
     )
 
 

@@ -16,10 +16,11 @@ from orchestrator.events import (
     Stop,
 )
 from orchestrator.schema import Allocation, StageState, Study, Tenant, Trial, TrialState
+from orchestrator.sharing.changes import held_by
 from orchestrator.sharing.usage import DecayedUsage
 from orchestrator.state.records import Bundle, StageRecord, past_stage
 from orchestrator.state.room import DeviceRoom
-from orchestrator.state.snapshots import Queue, held_by, request_of
+from orchestrator.state.snapshots import Queue, request_of
 
 
 class MachineCore:
@@ -63,7 +64,7 @@ class MachineCore:
             launch=launch, allocation=allocation, request=request, saved_at=allocation.opened_at
         )
         self.room.take(launch.bundle_id, launch.placement)
-        held = held_by(allocation, self.stages)
+        held = held_by(allocation, record.demand)
         self.usage.open(launch.bundle_id, request.tenant, held, allocation.opened_at)
 
     def observe(self, bundle: Bundle, record: StageRecord, at: float) -> None:

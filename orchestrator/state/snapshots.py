@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.durations import Durations
 from orchestrator.schema import (
-    Allocation,
-    Capacity,
     Demand,
     Request,
     Resident,
@@ -88,16 +86,6 @@ def request_of(
         priority=study.priority,
         expected_s=durations.expected_s(record.stage, 1.0 - record.progress),
         preemptions=leader.preemptions,
-    )
-
-
-def held_by(allocation: Allocation, stages: Mapping[str, StageRecord]) -> Capacity:
-    """What a line of the ledger holds while it is open."""
-    record = stages.get(allocation.stage_key)
-    return Capacity(
-        devices=len(allocation.device_ids) * allocation.share,
-        cpus=record.demand.cpus if record else 0.0,
-        host_memory_bytes=float(record.demand.host_memory_bytes) if record else 0.0,
     )
 
 

@@ -18,9 +18,9 @@ from orchestrator.events import (
     TrialsAdded,
 )
 from orchestrator.schema import Allocation, Demand, Outcome, Placement, StageState, Trial, TrialState
+from orchestrator.sharing.changes import held_by
 from orchestrator.state.core import MachineCore
 from orchestrator.state.records import StageRecord
-from orchestrator.state.snapshots import held_by
 
 _WAITING = (TrialState.QUEUED, TrialState.RUNNING)
 
@@ -57,7 +57,9 @@ def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction
     for allocation in event.ledger:
         if allocation.closed_at is not None:
             tenant = event.tenants.get(allocation.study_id, "default")
-            core.usage.open(allocation.bundle_id, tenant, held_by(allocation, core.stages), allocation.opened_at)
+            record = core.stages.get(allocation.stage_key)
+            held = held_by(allocation, record.demand if record else None)
+            core.usage.open(allocation.bundle_id, tenant, held, allocation.opened_at)
             core.usage.close(allocation.bundle_id, allocation.closed_at)
             if allocation.study_id in core.studies:
                 core.closed.append(allocation)

@@ -7,7 +7,6 @@ runs are found again by their tags, and a point that is there already is not the
 of the same key, step, time and value.
 """
 
-import contextlib
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ from orchestrator.tracking import runs
 from orchestrator.tracking.reachability import check_uri, find_experiment
 from orchestrator.tracking.runs import NoRun, RunStatus
 from orchestrator.tracking.views import experiment_tags, page_path
+from orchestrator.tracking.whole import make_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -206,25 +206,19 @@ class MlflowTracker:
         return self._opened
 
     def _make_database(self) -> None:
-        """Make a database that is missing under another name, and rename it: MLflow's two seconds of migrations leave
-        one that nobody can use if its process is killed in between."""
+        """MLflow's two seconds of migrations leave a database that nobody can use if their process is killed."""
         from sqlalchemy import make_url
 
-        path = Path(make_url(self._uri).database or "") if self._uri.startswith("sqlite:") else None
-        if path is None or path.name in ("", ":memory:") or path.exists():
+        path = Path(make_url(self._uri).database or "") if self._uri.startswith("sqlite:") else Path()
+        if path.name in ("", ":memory:"):
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.unlink(missing_ok=True)
-        try:
+        def make(unfinished: Path) -> None:
             root = self._artifact_root.absolute().as_uri()
             SqlAlchemyStore(f"sqlite:///{unfinished}", root).engine.dispose()  # type: ignore[no-untyped-call]
-            # Not a rename: another process may have made it meanwhile, and is writing to it.
-            with contextlib.suppress(FileExistsError):
-                os.link(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+
+        make_whole(path, make)
 
     def _study(self, study: Study) -> _KnownStudy:
         """The study's experiment, found or made, with the runs in it."""

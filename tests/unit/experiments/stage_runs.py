@@ -140,6 +140,14 @@ def run_stage(
     return run_gang(function, calls)
 
 
+def warmed_up(folder: Path) -> tuple[Path, Path, Path]:
+    """(folder, problems, folder of a warm-up's output): GRPO needs a policy that is right now and then."""
+    problems = write_problems(folder)
+    data = stage_data(problems, {"name": "sft", "max_steps": 60, "batch_size": 16}, lr=1e-2)
+    run_stage(folder, data, name="warm-up")
+    return folder, problems, folder / "warm-up" / "output"
+
+
 def told(*results: Result) -> list[tuple[int, dict[str, float], float]]:
     """The reports of consecutive runs of one stage as whoever listens counts them: what is said again counts once."""
     reports = [report for result in results for report in result.reports]

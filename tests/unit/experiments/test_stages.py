@@ -23,7 +23,7 @@ from tests.unit.experiments.stage_runs import (
     run_stage,
     stage_data,
     told,
-    write_problems,
+    warmed_up,
 )
 
 SHARED_BYTES = 2**28
@@ -33,12 +33,7 @@ BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(folder, problems, folder of a warm-up's output): GRPO needs a policy that is right now and then."""
-    folder = tmp_path_factory.mktemp("study")
-    problems = write_problems(folder)
-    data = stage_data(problems, {"name": "sft", "max_steps": 60, "batch_size": 16}, lr=1e-2)
-    run_stage(folder, data, name="warm-up")
-    return folder, problems, folder / "warm-up" / "output"
+    return warmed_up(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from experiments.stages import grpo, session, sft
 from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema.training import stage_config
 from tests.unit.experiments.children import run_in_child
-from tests.unit.experiments.stage_runs import ALGORITHMS, run_alone, run_stage, stage_data, told, write_problems
+from tests.unit.experiments.stage_runs import ALGORITHMS, run_alone, run_stage, stage_data, told, warmed_up
 
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 WARM_STEP = 7
@@ -24,12 +24,7 @@ LONGER = {name: {**config, "max_steps": 20} for name, config in ALGORITHMS.items
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(folder, problems, folder of a warm-up's output): GRPO needs a policy that is right now and then."""
-    folder = tmp_path_factory.mktemp("study")
-    problems = write_problems(folder)
-    data = stage_data(problems, {"name": "sft", "max_steps": 60, "batch_size": 16}, lr=1e-2)
-    run_stage(folder, data, name="warm-up")
-    return folder, problems, folder / "warm-up" / "output"
+    return warmed_up(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")

@@ -118,12 +118,18 @@ def test_another_process_with_the_number_of_the_dead_one_is_not_it() -> None:
     assert not is_gone(this_process())
 
 
-def test_a_heart_keeps_the_lease(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def heart(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Heart:
+    """The heart of term 1, which beats fast; not started."""
     monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
     monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
     store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
+    return Heart(store, 1, time.time, tmp_path / "pulse")
+
+
+def test_a_heart_keeps_the_lease(store: MemoryStore, heart: Heart) -> None:
     before = store.lease().beat
-    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+    with heart:
         deadline = time.monotonic() + 5.0
         while store.lease().beat < before + 3:
             heart.main_loop_is_alive()
@@ -131,13 +137,8 @@ def test_a_heart_keeps_the_lease(store: MemoryStore, monkeypatch: pytest.MonkeyP
             time.sleep(0.01)
 
 
-def test_the_main_loop_hears_that_the_term_is_over(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
-    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
-    store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
-    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+def test_the_main_loop_hears_that_the_term_is_over(store: MemoryStore, heart: Heart) -> None:
+    with heart:
         heart.main_loop_is_alive()
         store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
         heart._thread.join(5.0)  # it has nothing left to beat for
@@ -146,13 +147,10 @@ def test_the_main_loop_hears_that_the_term_is_over(
 
 
 def test_a_main_loop_that_is_stuck_gives_no_sign_of_life_until_it_goes_on(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: MemoryStore, heart: Heart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
-    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
     monkeypatch.setattr("orchestrator.service.leadership.STUCK_S", 0.05)
-    store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
-    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+    with heart:
         time.sleep(0.2)
         stuck_at = store.lease().beat
         time.sleep(0.1)
@@ -164,13 +162,8 @@ def test_a_main_loop_that_is_stuck_gives_no_sign_of_life_until_it_goes_on(
             time.sleep(0.01)
 
 
-def test_a_heart_beats_on_when_a_successor_removed_its_pulse(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("orchestrator.service.leadership.BEAT_S", 0.01)
-    monkeypatch.setattr("orchestrator.service.leadership.PULSE_S", 0.01)
-    store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
-    with Heart(store, 1, time.time, tmp_path / "pulse") as heart:
+def test_a_heart_beats_on_when_a_successor_removed_its_pulse(store: MemoryStore, heart: Heart, tmp_path: Path) -> None:
+    with heart:
         (tmp_path / "pulse").unlink()
         store.take_lease(store.lease(), ELSEWHERE, {}, 0.0)
         heart._thread.join(5.0)
