@@ -11,16 +11,8 @@ import ray
 from cluster.agent import NodeAgent
 from cluster.agent_config import AgentConfig
 from cluster.inventory import take_inventory
+from cluster.ray.pulse import live_with, pulse_path
 from orchestrator.events import Event, Launch
-
-_PARENT_CHECK_S = 0.5
-
-
-def _end_with(raylet: int) -> None:
-    """End this process soon after its parent: Ray's workers outlive a killed raylet by many seconds."""
-    while os.getppid() == raylet:
-        time.sleep(_PARENT_CHECK_S)
-    os._exit(1)
 
 
 @ray.remote(concurrency_groups={"poll": 1, "control": 1})  # type: ignore[call-overload]
@@ -55,7 +47,8 @@ class AgentActor:
             forkserver_address,
         )
         self._life = uuid.uuid4().hex
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet", daemon=True).start()
+        pulse = pulse_path(Path(home), self._life)
+        threading.Thread(target=live_with, args=(os.getppid(), pulse), name="pulse", daemon=True).start()
         self._agent.start()
 
     @ray.method(concurrency_group="poll")

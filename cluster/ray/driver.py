@@ -24,6 +24,7 @@ from cluster.ray.actor import AgentActor
 from cluster.ray.embedded import EmbeddedRay
 from cluster.ray.head import HeadWatch, check_reachable, head_addresses, no_answer
 from cluster.ray.nodes import choose_nodes
+from cluster.ray.pulse import last_pulse, pulse_path
 from cluster.ray.takeover import CLOSE_S, agent_name, end_agents, namespace_of, take_over
 from orchestrator.events import (
     BundleStopped,
@@ -329,7 +330,7 @@ class RayCluster:
             except (RayError, SystemExit) as error:  # the latter in a thread that waits while Ray is shut down
                 if closing.is_set():
                     return
-                self._node_lost(node, str(error).splitlines()[0])
+                self._node_lost(node, str(error).splitlines()[0], last_pulse(pulse_path(self._home, node.life)))
                 if isinstance(error, ActorDiedError):
                     self._node_gone(node)
                     return
