@@ -62,7 +62,7 @@ STORE_RETRY_S = 0.5
 # Forecasts are made for the queue as a whole; their cost is kept below this part of the time.
 FORECAST_EVERY_S, FORECAST_PART = 2.0, 0.02
 # So many requests are forecast, and so many placed, in one cycle at most: a cycle over ten thousand stays short.
-FORECAST_AHEAD, PLACED_AT_ONCE = 1_000, 150
+FORECAST_AHEAD, PLACED_AT_ONCE = 300, 100
 # A study that ended stays in mind for a while: people extend and clone what they have just seen end.
 FORGET_AFTER_S = 600.0
 
