@@ -11,16 +11,17 @@ from orchestrator.schema.experiment import (
     Variant,
 )
 from orchestrator.schema.resources import (
+    CUDA_CONTEXT_BYTES,
     Allocation,
     Capacity,
     Demand,
     Device,
     DeviceKind,
     FreeDevice,
+    Node,
     Placement,
     Request,
     Resident,
-    Snapshot,
     Tenant,
     TenantUse,
 )
@@ -35,8 +36,10 @@ from orchestrator.schema.service import (
     Role,
     Token,
 )
+from orchestrator.schema.workload import Trace, TraceStage, TraceTrial
 
 __all__ = [
+    "CUDA_CONTEXT_BYTES",
     "Allocation",
     "Assignment",
     "Capacity",
@@ -50,19 +53,22 @@ __all__ = [
     "JournalEntry",
     "JournalKind",
     "Lease",
+    "Node",
     "Outcome",
     "Placement",
     "Prediction",
     "Request",
     "Resident",
     "Role",
-    "Snapshot",
     "Stage",
     "StageState",
     "Study",
     "Tenant",
     "TenantUse",
     "Token",
+    "Trace",
+    "TraceStage",
+    "TraceTrial",
     "Trial",
     "TrialState",
     "Variant",

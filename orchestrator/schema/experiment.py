@@ -187,7 +187,7 @@ class Assignment:
     attempts and beyond the stage's end, `warm_dir` holds the kept checkpoint that a warm stage starts from where
     `checkpoint_dir` has none yet ("" for a stage that is not warm), `cache_dir` holds data that any stage may share.
     `rendezvous` is a file that the `world_size` processes of a gang meet at. `memory_bytes` is the share's limit per
-    device.
+    device, `host_memory_bytes` that of the bundle on its node.
     """
 
     bundle_id: str
@@ -205,3 +205,4 @@ class Assignment:
     world_size: int = 1
     rendezvous: str = ""
     warm_dir: str = ""
+    host_memory_bytes: int = 0

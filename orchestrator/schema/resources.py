@@ -3,8 +3,7 @@
 Units are in the names: `_bytes`, `_s` (seconds), `share` (fraction of one device, 0 < share <= 1).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -13,6 +12,11 @@ class DeviceKind(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+CUDA_CONTEXT_BYTES = 800_000_000
+"""What a process has on a GPU beside what its allocator holds: the context and the libraries' workspaces. It is part of
+every `memory_bytes` of a GPU. A rounded figure; it has not been measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,30 +32,63 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine with its devices. `cpus` (cores) and `host_memory_bytes` of 0 are not known, and then no limit."""
+
+    node_id: str
+    devices: tuple[Device, ...]
+    cpus: float = 0.0
+    host_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What one stage run asks for: `devices` devices, `share` and `memory_bytes` of each of them, and of their node
-    `cpus` cores and `host_memory_bytes` in all. The latter two are counted for fairness; nobody packs by them yet."""
+    `cpus` cores and `host_memory_bytes` in all.
+
+    `devices` is 0 for work on the host alone. `models`: the device models that will do, none named is any. `max_nodes`:
+    over how many nodes a gang may reach; it then takes of each node in proportion to the devices that it has there.
+    `kind` names what the stage does, for those who learn what slows it down; `max_slowdown` is how many times longer
+    than alone its steps may take beside others, 0 for any number.
+    """
 
     devices: int
     share: float
     memory_bytes: int
     cpus: float = 0.0
     host_memory_bytes: int = 0
+    models: tuple[str, ...] = ()
+    max_nodes: int = 1
+    kind: str = ""
+    max_slowdown: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A stage run on devices: the answer of a packing policy to one `Request`."""
+    """A stage run on devices: the answer of a packing policy to one `Request`.
+
+    `node_ids` names the node of each device, or the one node of work without devices. `cpus` and `host_memory_bytes`
+    are what it holds of them in all.
+    """
 
     stage_key: str
     device_ids: tuple[str, ...]
     share: float
     memory_bytes: int
+    node_ids: tuple[str, ...] = ()
+    cpus: float = 0.0
+    host_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """One line of the ledger of device-seconds: open while `closed_at` is None."""
+    """One line of the ledger of device-seconds: open while `closed_at` is None.
+
+    `memory_bytes` of each device are given, `estimated_memory_bytes` were thought to be needed (`estimated_from` says
+    why), `peak_memory_bytes` (0 while unknown) were used. `expected_s` is how long the run was expected to hold its
+    devices when it was placed, None if nobody could say; nine in ten runs were expected between `expected_low_s` and
+    `expected_high_s`. `utilisation`: see `events.StageMeasured`.
+    """
 
     bundle_id: str
     study_id: str
@@ -63,6 +100,13 @@ class Allocation:
     closed_at: float | None = None
     busy_s: float = 0.0
     memory_bytes: int = 0
+    estimated_memory_bytes: int = 0
+    estimated_from: str = ""
+    peak_memory_bytes: int = 0
+    expected_s: float | None = None
+    expected_low_s: float | None = None
+    expected_high_s: float | None = None
+    utilisation: float | None = None
 
     def device_seconds(self, now: float) -> float:
         """Device count x share x wall time held [device-seconds]; an open line is counted up to `now`."""
@@ -153,15 +197,3 @@ class TenantUse:
     tenant: Tenant
     held: Capacity
     used: Capacity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Everything an ordering, sharing or packing policy may look at. `queue` is in order of arrival."""
-
-    at: float
-    devices: tuple[FreeDevice, ...] = ()
-    residents: tuple[Resident, ...] = ()
-    queue: tuple[Request, ...] = field(default=())
-    capacity: Capacity = field(default=Capacity())
-    tenants: Mapping[str, TenantUse] = field(default_factory=dict)
