@@ -1,26 +1,37 @@
 """One bundle per device: the null policy of sharing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from orchestrator.packing.room import Room
-from orchestrator.schema import FreeDevice, Placement, Request
+import numpy as np
+
+from orchestrator.packing.policy import in_order
+from orchestrator.packing.ranking import NOWHERE, Index, Ranks, first_ranked, fitting_columns
+from orchestrator.schema import Demand, Placement, Request
+from orchestrator.snapshot import Room, Snapshot, Spot
 
 
-def exclusive(devices: Sequence[FreeDevice], requests: Sequence[Request]) -> Sequence[Placement]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusive:
     """The first empty devices of the first node that has enough; each bundle holds its devices whole.
 
-    Stops at the first request that doesn't fit, so that a gang never starves behind smaller requests. Ties: the
-    devices' own order.
+    Ties: the node with the smallest id, then the device with the smallest index.
     """
-    room = Room(devices)
-    placements: list[Placement] = []
-    for request in requests:
-        fits = room.fitting(request.demand, share=1.0)
-        empty = fits & (room.residents == 0)
-        wide_enough = (empty.sum(axis=1) >= request.demand.devices).nonzero()[0]
-        if not wide_enough.size:
-            break
-        row = wide_enough.item(room.first(fits)[wide_enough].argmin())
-        columns = empty[row].nonzero()[0][: request.demand.devices]
-        placements.append(room.place(request, row, columns.tolist(), share=1.0))
-    return placements
+
+    def __call__(self, snapshot: Snapshot, requests: Sequence[Request]) -> Sequence[Placement]:
+        return in_order(snapshot, requests, self._choose, whole=True)
+
+    def _choose(self, room: Room, demand: Demand) -> Spot | None:
+        return first_ranked(room, demand, self, _empty_enough, _first_empty)
+
+
+def _empty_enough(room: Room, demand: Demand, rows: Index) -> Ranks:
+    if not demand.devices:
+        return np.zeros(len(rows))
+    empty = room.fitting(demand, rows) & (room.residents[rows] == 0)
+    return np.where(empty.sum(axis=1) >= demand.devices, 0.0, NOWHERE)
+
+
+def _first_empty(room: Room, demand: Demand, row: int) -> tuple[int, ...]:
+    columns = fitting_columns(room, demand, row)
+    return tuple(columns[room.residents[row, columns] == 0][: demand.devices].tolist())
