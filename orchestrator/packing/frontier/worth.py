@@ -1,0 +1,219 @@
+"""What a node's free devices, cores and host memory are worth to those who come, learned from those who came.
+
+All amounts are whole numbers, of devices in `SHARE_UNITS`, of cores in thousandths, of host memory in MiB: two ways to
+work out the same thing agree to the last digit. Nodes whose devices have models that the same demands accept form a
+*group*, with tables of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.packing.frontier.cutting import LEVELS, Cutting, Levels, Reals, cutting, fill
+from orchestrator.schema import Demand
+from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Room, milli_cpus
+
+# The worth of a rest is this part what chance would fill it with, and otherwise what the best cutting makes of it: the
+# best cutting leaves ties.
+_CHANCE = 0.2
+# Who waits for less than this part of all arrivals waits in vain.
+_PATIENCE = 0.02
+# So much of the devices that run out of cores or host memory counts.
+_STRANDING = 0.5
+# What it is worth that a gang would fit, as a part of what gangs like it take in all.
+_GANG = 0.5
+# Cores and host memory are looked up in so many steps.
+_STEPS = 128
+
+Chosen = npt.NDArray[np.bool_]
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demands:
+    """The demands that came, as arrays [demands]: `level` is the part of a device, in levels; `models` [demands,
+    models] says which they accept."""
+
+    devices: Counts
+    level: Levels
+    milli_cpus: Counts
+    host_memory: Counts
+    models: Chosen
+    rates: Reals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """rests [3, groups, LEVELS + 1]: what the rest of a device is worth, and the cores and the host memory that those
+    who will use it take; nothing at level LEVELS, for that is in `whole` [groups, devices, cores, host memory]: what so
+    many free devices are worth beside so many steps of cores and of host memory. group: of each node."""
+
+    rests: Counts
+    whole: Counts
+    group: Counts
+    cpu_step: int
+    memory_step: int
+
+
+def device_memory_bytes(room: Room) -> int:
+    """What most devices have; 0 if nobody says."""
+    return int(np.median(room.whole_memory_bytes[room.exists])) if room.exists.any() else 0
+
+
+def size_levels(demand: Demand, memory_bytes: int) -> int:
+    """The part of a device that the demand takes, by share or by memory, in levels rounded to the nearest."""
+    share = demand.share
+    if memory_bytes > 0:
+        share = max(share, demand.memory_bytes / memory_bytes)
+    return min(LEVELS, max(1, round(share * LEVELS)))
+
+
+def worth_of(room: Room, expected: Mapping[Demand, float]) -> Worth:
+    """The tables for a workload in which each demand comes as often as `expected` says."""
+    demands = _demands(room, expected)
+    cpu_step, memory_step = _step(room.whole_milli_cpus), _step(room.whole_host_memory_bytes // MIB)
+    codes = np.maximum(room.model.max(axis=1, initial=-1), 0)
+    group = np.zeros(len(room.nodes), np.int64)
+    tables: list[_Group] = []
+    known: dict[bytes, int] = {}
+    for code in range(demands.models.shape[1]):
+        accepting = demands.models[:, code]
+        if (key := accepting.tobytes()) not in known:
+            known[key] = len(tables)
+            tables.append(_group(demands, accepting, room.share.shape[1], (cpu_step, memory_step)))
+        group[codes == code] = known[key]
+    return Worth(
+        rests=np.stack([table.rests for table in tables], axis=1),
+        whole=np.stack([table.whole for table in tables]),
+        group=group,
+        cpu_step=cpu_step,
+        memory_step=memory_step,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    rests: Counts
+    whole: Counts
+
+
+def _step(whole: Counts) -> int:
+    """The step that takes the largest node that says what it has through the table."""
+    return max(1, -(-int(whole[whole < NO_LIMIT // MIB].max(initial=1)) // _STEPS))
+
+
+def _demands(room: Room, expected: Mapping[Demand, float]) -> Demands:
+    widest = room.share.shape[1]
+    came = [(demand, times) for demand, times in expected.items() if times > 0 and demand.devices <= widest]
+    every = sum(expected.values())
+    memory_bytes = device_memory_bytes(room)
+    models = room.models or ("",)
+    return Demands(
+        devices=np.array([demand.devices for demand, _ in came], np.int64),
+        level=np.array([size_levels(demand, memory_bytes) for demand, _ in came], np.int64),
+        milli_cpus=np.array([milli_cpus(demand.cpus) for demand, _ in came], np.int64),
+        host_memory=np.array([demand.host_memory_bytes // MIB for demand, _ in came], np.int64),
+        models=np.array(
+            [[demand.devices > 0 and _accepts(demand, model) for model in models] for demand, _ in came], np.bool_
+        ).reshape(len(came), len(models)),
+        rates=np.array([times / every for _, times in came], np.float64),
+    )
+
+
+def _accepts(demand: Demand, model: str) -> bool:
+    return not demand.models or model in demand.models
+
+
+def _best_cutting(demands: Demands, of: Chosen) -> tuple[Levels, Cutting]:
+    """The sizes that come, and the best cutting into them."""
+    sizes, which = np.unique(demands.level[of], return_inverse=True)
+    rates = np.asarray(np.bincount(which, demands.rates[of] * demands.devices[of]), np.float64)
+    return sizes, cutting(sizes, rates)
+
+
+def _group(demands: Demands, accepting: Chosen, widest: int, steps: tuple[int, int]) -> _Group:
+    """The tables of nodes with devices that these demands accept."""
+    if not accepting.any():
+        flat = np.arange(LEVELS + 1) * (SHARE_UNITS // LEVELS)
+        flat[LEVELS] = 0
+        nothing = np.zeros(LEVELS + 1, np.int64)
+        linear = np.arange(widest + 1)[:, None, None] * np.full((1, _STEPS + 1, _STEPS + 1), SHARE_UNITS)
+        return _Group(rests=np.stack([flat, nothing, nothing]), whole=linear)
+    sizes, best = _best_cutting(demands, accepting)
+    rests = _rests(demands, accepting & (demands.devices == 1), best)
+    price = dict(zip(sizes.tolist(), best.price.tolist(), strict=True))
+    whole = _wholes(demands, accepting, price, widest, steps)
+    return _Group(rests=rests, whole=whole)
+
+
+def _rests(demands: Demands, singles: Chosen, best: Cutting) -> Counts:
+    """By level: what a rest is worth, and the cores and host memory that those who will use it take."""
+    worth = best.worth
+    cpus, memory = np.zeros(LEVELS + 1), np.zeros(LEVELS + 1)
+    if singles.any():
+        sizes, which = np.unique(demands.level[singles], return_inverse=True)
+        rates = demands.rates[singles]
+        of_size = np.asarray(np.bincount(which, rates), np.float64)
+        mean_cpus = np.bincount(which, rates * demands.milli_cpus[singles]) / of_size
+        mean_memory = np.bincount(which, rates * demands.host_memory[singles]) / of_size
+        chance = fill(sizes, of_size, mean_cpus, mean_memory, _PATIENCE)
+        worth = (1 - _CHANCE) * worth + _CHANCE * chance.share / chance.share[LEVELS]
+        cpus, memory = chance.milli_cpus, chance.host_memory
+    rests = np.rint(np.stack([worth * SHARE_UNITS, cpus, memory])).astype(np.int64)
+    rests[:, LEVELS] = 0
+    return rests
+
+
+def _wholes(
+    demands: Demands, accepting: Chosen, price: Mapping[int, float], widest: int, steps: tuple[int, int]
+) -> Counts:
+    """What whole devices with so many cores and so much host memory are worth: int64 [devices, cores, memory].
+
+    Each by itself is worth one; less, in part, what would run out of cores or host memory if arrivals came at random
+    and whoever fits went in; more for each gang that would fit.
+    """
+    cells = _STEPS + 1
+    devices = np.arange(widest + 1)[:, None, None]
+    comers: dict[tuple[int, int, int], float] = {}
+    gangs: list[tuple[int, int, int, float]] = []
+    for row in accepting.nonzero()[0].tolist():
+        wanted, rate = demands.devices.item(row), demands.rates.item(row)
+        # Parts come by the device: as many cores as a device full of them takes.
+        part = price[demands.level.item(row)] if wanted == 1 else 1.0
+        if part < 0.05:
+            continue
+        cpus, memory = (
+            int(np.ceil(amount / part / step - 0.4))
+            for amount, step in zip((demands.milli_cpus.item(row), demands.host_memory.item(row)), steps, strict=True)
+        )
+        if cpus < cells and memory < cells:
+            comers[wanted, cpus, memory] = comers.get((wanted, cpus, memory), 0.0) + rate * part
+            if wanted > 1:
+                gangs.append((wanted, cpus, memory, rate * wanted))
+    usable = _usable(comers, widest, cells)
+    most = np.maximum(usable[:, -1:, -1:], 1e-9)
+    worth = devices + _STRANDING * (usable / most - 1.0) * devices
+    for wanted, cpus, memory, weight in gangs:
+        worth[wanted:, cpus:, memory:] += _GANG * weight
+    return np.rint(worth * SHARE_UNITS).astype(np.int64)
+
+
+def _usable(comers: Mapping[tuple[int, int, int], float], widest: int, cells: int) -> Reals:
+    """How many of the devices find takers before cores or host memory run out: float64 [devices, cores, memory].
+
+    Arrivals come at random, whoever fits goes in, and the node is closed after each with the odds `_PATIENCE` to the
+    rate of those that fit.
+    """
+    usable = np.zeros((widest + 1, cells, cells))
+    for free in range(1, widest + 1):
+        gain, mass = np.zeros((cells, cells)), np.zeros((cells, cells))
+        for (wanted, cpus, memory), rate in comers.items():
+            if wanted <= free:
+                before = usable[free - wanted, : cells - cpus, : cells - memory]
+                gain[cpus:, memory:] += rate * (wanted + before)
+                mass[cpus:, memory:] += rate
+        # A device may also be left idle.
+        usable[free] = np.maximum(gain / (mass + _PATIENCE), usable[free - 1])
+    return usable
