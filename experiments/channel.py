@@ -16,5 +16,9 @@ class Channel(Protocol):
     def saved(self, step: int) -> None:
         """A checkpoint of `step` is written, whole: what comes after it would be lost with this process."""
 
+    def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
+        """The most memory that this process has had of its device and of the host, and the part of the time in which it
+        kept its share of the device busy (None: unknown). Every process of a gang says its own."""
+
     def stop_requested(self) -> bool:
         """True once the stage should checkpoint and return `Outcome(finished=False)` at this step boundary."""

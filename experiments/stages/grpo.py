@@ -6,7 +6,6 @@ advantage to learn from and leaves the batch, which is then normalised by what i
 arXiv:2503.14476 eq. 11, without sampling again). A step in which no group is left changes no weights.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,13 +14,14 @@ from torch import Tensor
 
 from experiments.batches import DataOrder, Prompts, encode_prompts, micro_batches, part
 from experiments.channel import Channel
-from experiments.engine import Engine, sum_over_processes
+from experiments.engine import Engine
+from experiments.gang import sum_over_processes
 from experiments.losses import group_advantages, grpo_loss, token_log_probs
 from experiments.models.decoder import Decoder
 from experiments.models.shared_prompt import completion_logits
+from experiments.rewards import completion_rewards
 from experiments.rollout import Rollout, generate, sampling_noise
 from experiments.stages.session import open_session
-from experiments.tasks import CharTokenizer, Problem, Task
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import GrpoConfig, stage_config
 
@@ -87,18 +87,6 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             averages = {"train/reward": rewards.mean(), "train/tokens_per_answer": generated / rewards.numel()}
             session.record(averages, weight=len(problems))
             session.complete_step(tokens=int(generated) + sum(len(problem.prompt) + 1 for problem in problems))
-
-
-def completion_rewards(task: Task, problems: Sequence[Problem], rollout: Rollout, tokenizer: CharTokenizer) -> Tensor:
-    """Rewards (P, G) of a rollout's completions; the same answer to the same prompt is judged once."""
-    completions = [tokenizer.decode(ids) for ids in rollout.tokens.tolist()]
-    group = len(completions) // len(problems)
-    rewards = []
-    for index, problem in enumerate(problems):
-        texts = completions[index * group : (index + 1) * group]
-        judged = {text: task.reward(problem, text) for text in set(texts)}
-        rewards.append([judged[text] for text in texts])
-    return torch.tensor(rewards)
 
 
 def with_spread(

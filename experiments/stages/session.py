@@ -5,8 +5,6 @@ is all that a stage has to remember between steps, besides weights, optimizer an
 """
 
 import random
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,8 +19,10 @@ from torch import Tensor
 from experiments.batches import seeded_generator
 from experiments.channel import Channel
 from experiments.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, save_output
-from experiments.engine import Engine, open_device, sum_over_processes
+from experiments.engine import Engine, open_device
 from experiments.evaluate import evaluate, seconds_per_answer
+from experiments.gang import sum_over_processes
+from experiments.measuring import Measurement, Meter
 from experiments.models.decoder import Decoder, load_decoder
 from experiments.schedule import learning_rate
 from experiments.tasks import CharTokenizer, Task, load_task
@@ -79,6 +78,7 @@ class Session:
         self.progress = Progress() if saved is None else Progress(**saved)
         self._report_again(of_another=warm is not None and not has_checkpoint(Path(assignment.checkpoint_dir)))
         self._items_per_step = items_per_step
+        self.meter = Meter(assignment, self.device)
         self._busy_s = 0.0
         self._checkpoint_interval_s = CHECKPOINT_LEAST_S
         self._checkpointed_at = time.perf_counter()
@@ -128,6 +128,7 @@ class Session:
         self.progress.tokens_seen += tokens
         if self.progress.step % REPORT_EVERY_STEPS == 0:
             self._report_series()
+        self._tell_measured(self.meter.after_step(learned=self.engine.learned > 0))
 
     def stop_requested(self) -> bool:
         """Whether to pause at this step boundary; writes the periodic checkpoint when it is due. Collective."""
@@ -144,7 +145,7 @@ class Session:
         return Outcome(
             metrics=self._counts(),
             busy_s=self._busy_s,
-            peak_memory_bytes=self._peak_memory_bytes(),
+            peak_memory_bytes=self._last_measured(),
             finished=False,
         )
 
@@ -174,7 +175,7 @@ class Session:
             "seconds_per_answer": seconds,
             **self._counts(),
         }
-        return Outcome(metrics=metrics, busy_s=self._busy_s, peak_memory_bytes=self._peak_memory_bytes())
+        return Outcome(metrics=metrics, busy_s=self._busy_s, peak_memory_bytes=self._last_measured())
 
     def _counts(self) -> dict[str, float]:
         tokens = torch.tensor(self.progress.tokens_seen, device=self.device)
@@ -235,16 +236,15 @@ class Session:
         if self.rank == 0:
             self.channel.saved(self.progress.step)
 
-    def _peak_memory_bytes(self) -> int:
-        """What `Assignment.memory_bytes` limits: the allocator's reserve on a GPU, the private pages on a CPU core.
+    def _tell_measured(self, measured: Measurement | None) -> None:
+        if measured is not None:
+            self.channel.measured(measured.memory_bytes, measured.host_memory_bytes, measured.utilisation)
 
-        The largest resident set counts the pages still shared with the forkserver, which exist once for all bundles.
-        """
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_reserved(self.device)
-        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        memory = psutil.Process().memory_full_info()
-        return int(max(memory.uss, largest - (memory.rss - memory.uss)))
+    def _last_measured(self) -> int:
+        """The peak memory of the run that ends [bytes]; whoever listens has its other figures too."""
+        measured = self.meter.now()
+        self._tell_measured(measured)
+        return measured.memory_bytes
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.redaction import redacted_override
+from orchestrator.report.estimates import estimate_errors
 from orchestrator.report.eta import eta_errors
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
 from orchestrator.schema import Allocation, Prediction, Study, Trial, TrialState
@@ -22,9 +23,10 @@ def build_report(
     allocations: Sequence[Allocation],
     now: float,
     predictions: Sequence[Prediction] = (),
+    sharing: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The document of a study as it stands at `now` [seconds since the epoch], running, paused or ended. `predictions`
-    are the first that were made of its trials.
+    are the first that were made of its trials, `sharing` what was measured of work that shares a device (see README).
 
     Values that JSON can't express (NaN, infinities) become null. Deterministic: equal arguments give equal documents.
     """
@@ -49,6 +51,8 @@ def build_report(
         "throughput": throughput(ordered, allocations, end),
         "throughput_explained": dict(EXPLANATIONS),
         "eta": eta_errors(ordered, allocations, predictions),
+        "estimates": estimate_errors(ordered, allocations),
+        "sharing": list(sharing),
         "verdict": verdict_of(ordered),
     }
     clean: dict[str, Any] = _finite(document)

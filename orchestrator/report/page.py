@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from orchestrator.report import table
 from orchestrator.report.document import Document
+from orchestrator.report.grid import Grid
+from orchestrator.report.sharing import sharing_grid
 
 COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
 """Of an algorithm's points, as in MLflow's charts (`tracking.mlflow.COLORS`); others get plotly's own."""
@@ -24,7 +26,7 @@ _FIGURES: Final = (
 # A number or an override may hold a full stop; a capital after a space begins a sentence.
 _SENTENCE_END: Final = re.compile(r"(?<=\.) (?=[A-Z])")
 
-_STYLE: Final = """
+STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
@@ -37,6 +39,7 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #d9dee5; text-align: lef
 .figures div { color: #5a6675; } .figures b { display: block; font-size: 1.5rem; line-height: 1.2; color: #1c2430; }
 .note { color: #5a6675; margin: .3rem 0; } pre { background: #f6e9e9; padding: .6rem; overflow-x: auto; }
 """
+"""Of every page that this project writes."""
 
 
 def html_page(document: Document) -> str:
@@ -53,17 +56,17 @@ def html_page(document: Document) -> str:
         f'<p class="note">{escape(" · ".join(about))}</p>',
         _verdict(document),
         _figures(document),
-        *_tables(table.comparison_grid(document)),
+        *tables(table.comparison_grid(document)),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         _figure(document),
-        *_tables(table.trial_grid(document), table.throughput_grid(document)),
-        *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document)),
+        *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
+        *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document) + table.estimate_lines(document)),
         *errors,
     ]
     title = escape(study["name"])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 
@@ -133,11 +136,12 @@ def _points(go: Any, algorithm: str, symbol: str, trials: list[Any]) -> Any:
     )
 
 
-def _tables(*grids: table.Grid) -> list[str]:
+def tables(*grids: Grid) -> list[str]:
+    """Each grid that has rows, with its title, as HTML."""
     return [_table(grid) for grid in grids if grid.rows]
 
 
-def _table(grid: table.Grid) -> str:
+def _table(grid: Grid) -> str:
     marks = ['class="number"' if name in grid.numbers else "" for name in grid.header]
     head = "".join(f"<th {mark}>{escape(name)}</th>" for mark, name in zip(marks, grid.header, strict=True))
     rows = "".join(

@@ -42,6 +42,7 @@ def render_status(document: Document) -> RenderableType:
         parts += [_trials(shown[:MAX_ROWS], at, numbers_only=not studies)]
     if len(shown) > MAX_ROWS:
         parts.append(Text(f"and {len(shown) - MAX_ROWS} more trials; --format json lists all", style="dim"))
+    parts += [Text(_bar(bar, at)) for bar in document["service"].get("sharing", {}).get("bars", ())[:MAX_ROWS]]
     parts += [Text(_command(command, at)) for command in document["commands"][:MAX_ROWS]]
     return Group(*parts)
 
@@ -132,6 +133,11 @@ def _in_order(trial: Document) -> tuple[int, float, int]:
     """Those that run, then the queue in the order of service, then the others."""
     rank = {"running": 0, "queued": 1}.get(trial["state"], 2)
     return rank, float("inf") if trial["position"] is None else trial["position"], trial["number"]
+
+
+def _bar(bar: Document, at: float) -> str:
+    one, other = bar["kinds"]
+    return f"{one} and {other} share no device until {when(bar['until'], at)}: {bar['reason']}"
 
 
 def _command(command: Document, at: float) -> str:

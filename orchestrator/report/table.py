@@ -4,7 +4,6 @@ Rows first become plain text (`comparison_rows` and friends), so that every form
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from rich import box
@@ -13,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.document import Document
+from orchestrator.report.grid import Grid
+from orchestrator.report.sharing import sharing_grid
 
 ABSENT: Final = "-"
 
@@ -24,16 +25,6 @@ _GAP: Final = 1
 CPU_NOTE: Final = (
     "device_kind=cpu: one CPU core stands in for a GPU, so a GPU-second is a core-second and a GPU-hour a core-hour."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table as text. Columns named in `numbers` are set to the right."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: frozenset[str] = frozenset()
 
 
 def comparison_grid(document: Document) -> Grid:
@@ -106,6 +97,28 @@ def _of_lead_time(part: Mapping[str, Any]) -> str:
     return "" if relative is None else f", in the median {100 * relative:.0f} % of the time they looked ahead"
 
 
+def estimate_lines(document: Document) -> list[str]:
+    """How good the estimates of memory and duration were, a line each; none where nothing was measured."""
+    estimates = document["estimates"]
+    lines = [
+        f"Memory estimate ({part['source'] or 'unknown'}) / peak: median {part['ratio_median']:.2f}, from "
+        f"{part['ratio_low']:.2f} to {part['ratio_high']:.2f} in {part['runs']} runs."
+        for part in estimates["memory_by_source"]
+    ]
+    duration, busy = estimates["duration"], estimates["utilisation"]
+    if duration["runs"]:
+        inside = (
+            "" if duration["inside"] is None else f"; {100 * duration['inside']:.0f} % inside their interval of 90 %"
+        )
+        lines.append(
+            f"Expected hold of {duration['runs']} runs: off by {100 * duration['error_median']:.0f} % in the median, "
+            f"{100 * duration['error_worst']:.0f} % at worst{inside}."
+        )
+    if busy["runs"]:
+        lines.append(f"Utilisation: {100 * busy['mean']:.0f} % of their share on average over {busy['runs']} runs.")
+    return lines
+
+
 def failures(document: Document) -> list[tuple[str, str]]:
     """Of every failed trial: its name and the last lines of its error."""
     return [
@@ -124,6 +137,10 @@ def render(document: Document) -> RenderableType:
         if grid.rows:
             parts += ["", _Fitting(grid)]
     parts += ["", _Fitting(throughput_grid(document)), "", *(Text(line, style="dim") for line in eta_lines(document))]
+    if (grid := sharing_grid(document.get("sharing", ()))).rows:
+        parts += [_Fitting(grid), ""]
+    if lines := estimate_lines(document):
+        parts += [Text("Estimates", style="italic"), *(Text(line, style="dim") for line in lines), ""]
     for name, error in failures(document):
         parts.append(Text(f"{name} failed: {error}", style="red"))
     parts.append(Text(document["verdict"]["text"], style="bold"))
@@ -143,10 +160,13 @@ def markdown(document: Document) -> str:
         lines += [CPU_NOTE, ""]
     lines += [document["verdict"]["text"], ""]
     lines += [line for note in document["verdict"]["notes"] for line in (note, "")]
-    for grid in (comparison_grid(document), trial_grid(document), throughput_grid(document)):
+    grids = (comparison_grid(document), trial_grid(document), throughput_grid(document))
+    for grid in (*grids, sharing_grid(document.get("sharing", ()))):
         if grid.rows:
             lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
     lines += [line for eta in eta_lines(document) for line in (eta, "")]
+    if estimates := estimate_lines(document):
+        lines += ["## Estimates", "", *(f"- {line}" for line in estimates), ""]
     for name, error in failures(document):
         lines += [f"**{name} failed**", "", "```", error, "```", ""]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordStudy, RecordTrial
+from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordMeasured, RecordStudy, RecordTrial
 from orchestrator.ports import LeaseLost, TransitionRefused
 from orchestrator.schema import (
     Allocation,
@@ -123,6 +123,7 @@ class DatabaseStore:
         study_ids = {trial.study_id for trial in trials} | {line.study_id for line in lines}
         trial_ids = {trial.trial_id for trial in trials}
         bundle_ids = {line.bundle_id for line in lines}
+        bundle_ids |= {r.bundle_id for r in records if isinstance(r, RecordMeasured)}
         command_ids = {r.command_id for r in records if isinstance(r, RecordAnswer)}
         s, t, a, c = tables.studies.c, tables.trials.c, tables.allocations.c, tables.commands.c
         with self._reading() as connection:

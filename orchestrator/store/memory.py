@@ -11,6 +11,7 @@ from orchestrator.events import (
     RecordAllocation,
     RecordAnswer,
     RecordDevices,
+    RecordMeasured,
     RecordPredictions,
     RecordStage,
     RecordStudy,
@@ -82,9 +83,9 @@ class MemoryStore:
                 if isinstance(r, RecordTrial) and r.trial.trial_id in self._trials
             },
             lines={
-                r.allocation.bundle_id: self._allocations[r.allocation.bundle_id].closed_at is None
-                for r in records
-                if isinstance(r, RecordAllocation) and r.allocation.bundle_id in self._allocations
+                bundle_id: self._allocations[bundle_id].closed_at is None
+                for bundle_id in _lines_in(records)
+                if bundle_id in self._allocations
             },
             commands={command_id: command.answered_at is None for command_id, command in self._commands.items()},
         )
@@ -102,6 +103,12 @@ class MemoryStore:
                     self._stages[record.stage.key] = (record.state, record.outcome)
                 case RecordAllocation():
                     self._allocations[record.allocation.bundle_id] = record.allocation
+                case RecordMeasured():
+                    self._allocations[record.bundle_id] = replace(
+                        self._allocations[record.bundle_id],
+                        peak_memory_bytes=record.peak_memory_bytes,
+                        utilisation=record.utilisation,
+                    )
                 case RecordDevices():
                     self._devices = record.devices
                 case RecordAnswer():
@@ -240,3 +247,9 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+
+def _lines_in(records: Sequence[Record]) -> set[str]:
+    """The bundles whose lines of the ledger the records change."""
+    opened_or_closed = {r.allocation.bundle_id for r in records if isinstance(r, RecordAllocation)}
+    return opened_or_closed | {r.bundle_id for r in records if isinstance(r, RecordMeasured)}

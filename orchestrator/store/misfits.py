@@ -7,7 +7,7 @@ afterwards, for the message.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordStudy, RecordTrial
+from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordMeasured, RecordStudy, RecordTrial
 from orchestrator.schema import TrialState
 
 
@@ -42,6 +42,8 @@ def misfit(records: Sequence[Record], held: Held) -> str:
                 found = _trial_misfit(record, held)
             case RecordAllocation():
                 found = _line_misfit(record, held)
+            case RecordMeasured():
+                found = _not_open(record.bundle_id, held)
             case RecordAnswer():
                 found = _answer_misfit(record, held)
             case _:
@@ -70,10 +72,17 @@ def _line_misfit(record: RecordAllocation, held: Held) -> str:
         return f"bundle {line.bundle_id}: its line is in the ledger already"
     if opens and line.study_id not in held.studies:
         return f"bundle {line.bundle_id}: there is no study {line.study_id}"
-    if not opens and not found:
-        return f"bundle {line.bundle_id}: {'it has no line in the ledger' if found is None else 'its line is closed'}"
+    if not opens and (refusal := _not_open(line.bundle_id, held)):
+        return refusal
     held.lines[line.bundle_id] = opens
     return ""
+
+
+def _not_open(bundle_id: str, held: Held) -> str:
+    found = held.lines.get(bundle_id)
+    if found:
+        return ""
+    return f"bundle {bundle_id}: {'it has no line in the ledger' if found is None else 'its line is closed'}"
 
 
 def _answer_misfit(record: RecordAnswer, held: Held) -> str:

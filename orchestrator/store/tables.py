@@ -147,6 +147,13 @@ allocations = Table(
     Column("closed_at", Float),
     Column("busy_s", Float, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
+    Column("estimated_memory_bytes", BigInteger, nullable=False),
+    Column("estimated_from", String, nullable=False),
+    Column("peak_memory_bytes", BigInteger, nullable=False),
+    Column("expected_s", Float),
+    Column("expected_low_s", Float),
+    Column("expected_high_s", Float),
+    Column("utilisation", Float),
 )
 
 devices = Table(

@@ -14,6 +14,7 @@ from orchestrator.events import (
     RecordAllocation,
     RecordAnswer,
     RecordDevices,
+    RecordMeasured,
     RecordPredictions,
     RecordStage,
     RecordStudy,
@@ -43,6 +44,7 @@ class Batch:
     variants: list[Row] = field(default_factory=list)
     stages: list[Row] = field(default_factory=list)
     opened: list[Row] = field(default_factory=list)
+    measured: list[Row] = field(default_factory=list)
     closed: list[Row] = field(default_factory=list)
     devices: tuple[Device, ...] | None = None
     answers: list[Row] = field(default_factory=list)
@@ -63,6 +65,8 @@ def batch_of(records: Sequence[Record]) -> Batch:
                 batch.stages.append(_stage_row(record))
             case RecordAllocation():
                 _add_line(batch, row_of(record.allocation))
+            case RecordMeasured():
+                batch.measured.append({"key": record.bundle_id, **row_of(record, "bundle_id")})
             case RecordDevices():
                 batch.devices = record.devices
             case RecordAnswer():
@@ -127,7 +131,9 @@ def write(connection: Connection, batch: Batch) -> None:
     _change(connection, tables.trials, batch.variants)
     _upsert(connection, tables.stages, batch.stages)
     _insert(connection, tables.allocations, batch.opened)
-    _change(connection, tables.allocations, batch.closed, tables.allocations.c.closed_at.is_(None))
+    # What was measured of a line, and then its end, each on a line that is open.
+    for changed in (batch.measured, batch.closed):
+        _change(connection, tables.allocations, changed, tables.allocations.c.closed_at.is_(None))
     if batch.devices is not None:
         connection.execute(delete(tables.devices))
         _insert(connection, tables.devices, [row_of(device) for device in batch.devices])

@@ -60,3 +60,17 @@ def ledger(hold_s: float = 60.0) -> list[Allocation]:
             busy_s=hold_s / 2,
         )
     ]
+
+
+A_PAIR = {
+    "kinds": ["grpo", "sft"],
+    "shares": [0.5, 0.25],
+    "slowdowns": [
+        {"mean": 1.4, "low": 1.3, "high": 1.5, "intervals": 12},
+        {"mean": 1.43, "low": 1.38, "high": 1.48, "intervals": 30},
+    ],
+    "throughput": 1.41,
+    "throughput_low": 1.35,
+    "throughput_high": 1.47,
+}
+"""What was measured of two kinds of work on one device, as `service.sharing_file.pair_document` says it."""

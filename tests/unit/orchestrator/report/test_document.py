@@ -8,7 +8,7 @@ from orchestrator import report
 from orchestrator.report.document import build_report
 from orchestrator.schema import TrialState
 from orchestrator.throughput import EXPLANATIONS
-from tests.unit.orchestrator.report.studies import a_study, a_trial, ledger, seeds
+from tests.unit.orchestrator.report.studies import A_PAIR, a_study, a_trial, ledger, seeds
 
 
 def a_document() -> dict:
@@ -16,7 +16,8 @@ def a_document() -> dict:
     trials.append(
         replace(a_trial(4, "sft", 9, 0.0), state=TrialState.FAILED, error="Traceback\nValueError: boom", metrics={})
     )
-    return build_report(a_study(), trials[::-1], ledger(), now=1e9)
+    lines = [replace(line, estimated_memory_bytes=3, peak_memory_bytes=2) for line in ledger()]
+    return build_report(a_study(), trials[::-1], lines, now=1e9, sharing=[A_PAIR])
 
 
 def test_it_is_plain_json_and_reads_back_as_it_is() -> None:

@@ -10,7 +10,7 @@ from orchestrator.events import (
     StageReported,
     StudySubmitted,
 )
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.report.progress import progress_of
 from orchestrator.schema import Outcome, TrialState
 from orchestrator.state import SchedulerState
@@ -19,7 +19,7 @@ from tests.unit.orchestrator.builders import demand, joined, stage, study, submi
 
 def pack(state: SchedulerState, at: float, *names: str) -> None:
     snapshot = state.snapshot(at)
-    placements = tuple(best_fit(snapshot.devices, snapshot.queue))
+    placements = tuple(BestFit()(snapshot, snapshot.queue))
     assert len(placements) == len(names)
     state.handle(PlacementsDecided(at=at, placements=placements, bundle_ids=names))
 

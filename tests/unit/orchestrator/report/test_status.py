@@ -7,10 +7,13 @@ import pytest
 from rich.console import Console
 
 from orchestrator.control.views import status_document, studies_document
+from orchestrator.interference import Bar
 from orchestrator.report.live import progress_line
 from orchestrator.report.progress import progress_in, progress_of
 from orchestrator.report.status import print_status, print_studies
+from orchestrator.report.times import when
 from orchestrator.schema import CommandKind
+from orchestrator.service.sharing_file import Sharing
 from tests.unit.orchestrator.control.rigs import Rig
 
 
@@ -80,3 +83,12 @@ def test_watching_shows_what_the_leader_shows(packed: Rig) -> None:
     assert watched.eta_s == pytest.approx(theirs.eta_s, abs=1.0)
     assert watched.devices == theirs.devices
     assert progress_line(replace(watched, eta_s=theirs.eta_s)) == progress_line(theirs)
+
+
+def test_kinds_that_share_no_device_are_listed_with_the_reason(packed: Rig) -> None:
+    bar = Bar(kinds=("grpo", "sft"), reason="too slow together", since=packed.at, until=packed.at + 60.0)
+    buffer = io.StringIO()
+    document = status_document(packed.store, "", packed.at, Sharing(bars=(bar,)))
+    print_status(document, Console(file=buffer, width=100))
+    assert f"grpo and sft share no device until {when(bar.until, packed.at)}: too slow together" in buffer.getvalue()
+    assert document["service"]["sharing"]["bars"][0]["kinds"] == ["grpo", "sft"]

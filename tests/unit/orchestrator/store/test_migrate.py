@@ -11,9 +11,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from orchestrator.events import RecordAllocation
+from orchestrator.events import RecordAllocation, RecordMeasured, RecordStudy
 from orchestrator.schema import (
     Outcome,
     TrialState,
@@ -29,6 +30,16 @@ from tests.contracts.store_records import (
     moved,
 )
 from tests.unit.orchestrator.builders import stage, study, variant
+
+LINES = (("x", 1.0), ("y", 2.0))
+# A line of the ledger from before anybody wrote down what it was expected to take.
+WITHOUT_ESTIMATES = {
+    "estimated_memory_bytes": 0,
+    "estimated_from": "",
+    "expected_s": None,
+    "expected_low_s": None,
+    "expected_high_s": None,
+}
 
 
 class MigrationContract:
@@ -70,10 +81,27 @@ class MigrationContract:
         assert trial.variant == made
         assert (trial.state, trial.metrics, trial.reused_stages) == (TrialState.PAUSED, {"accuracy": 0.5}, ("k",))
         assert (trial.progress, trial.latest, trial.preemptions, trial.cloned_from) == (0.25, {}, 0, "")
-        assert store.allocations() == [replace(line("x"), memory_bytes=0)]
+        assert store.allocations() == [replace(line("x"), **WITHOUT_ESTIMATES, memory_bytes=0)]
         assert store.completed_stages([warmup.key]) == {warmup.key: Outcome(metrics={"accuracy": 0.25})}
         store.apply([moved(trial, TrialState.QUEUED), RecordAllocation(allocation=replace(line("x"), closed_at=2.0))])
         assert store.trial(trial.trial_id).state is TrialState.QUEUED
+        store.close()
+
+    def test_what_the_second_revision_held_is_there_after_the_upgrade(self, url: str) -> None:
+        open_line, closed_line = line("x"), replace(line("y", 2.0), closed_at=3.0, busy_s=0.5, **WITHOUT_ESTIMATES)
+        store = DatabaseStore(url)
+        store.apply([RecordStudy(study=study()), *(RecordAllocation(allocation=line(n, at)) for n, at in LINES)])
+        store.apply([RecordAllocation(allocation=closed_line)])
+        store.close()
+        downgrade(url, "0002")
+        store = DatabaseStore(url)
+        assert store.allocations() == [replace(open_line, **WITHOUT_ESTIMATES), closed_line]
+        store.apply([RecordMeasured(bundle_id="x", peak_memory_bytes=5, utilisation=0.5)])
+        (measured, _) = store.allocations()
+        assert (measured.peak_memory_bytes, measured.utilisation) == (5, 0.5)
+        # What guards closed lines against anybody's change came through the change of the table.
+        with pytest.raises(DBAPIError, match="closed"), store.engine.begin() as connection:
+            connection.execute(text("UPDATE allocations SET busy_s = 9 WHERE bundle_id = 'y'"))
         store.close()
 
 
@@ -83,6 +111,18 @@ class TestSqliteMigrations(OnSqlite, MigrationContract):
 
 class TestPostgresMigrations(OnPostgres, MigrationContract):
     pass
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Back to what an earlier version of the code left."""
+    engine = open_engine(url)
+    try:
+        with engine.begin() as connection:
+            command.downgrade(alembic_config(connection), revision)
+            columns = {column["name"] for column in inspect(connection).get_columns("allocations")}
+            assert "peak_memory_bytes" not in columns
+    finally:
+        engine.dispose()
 
 
 def write_first_revision(url: str) -> None:
@@ -101,7 +141,8 @@ def write_first_revision(url: str) -> None:
     for name in ("overrides", "tenant", "priority"):
         del study_row[name]
     allocation_row = asdict(line("x"))
-    del allocation_row["memory_bytes"]
+    for name in ("memory_bytes", "peak_memory_bytes", "utilisation", *WITHOUT_ESTIMATES):
+        del allocation_row[name]
     rows = {
         "studies": study_row,
         "variants": {**row_of_variant, "overrides": ["seed=1"], "stages": [warmup, main]},

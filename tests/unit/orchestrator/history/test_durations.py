@@ -1,15 +1,7 @@
 """How long stages are expected to hold their devices, by those most like them."""
 
-from dataclasses import replace
-
-from orchestrator.durations import Durations
-from orchestrator.schema import Stage
-from tests.unit.orchestrator.builders import stage
-
-
-def of(algorithm: str, name: str = "main", lr: float = 1e-3, width: int = 64, steps: int = 100) -> Stage:
-    config = {"algorithm": {"name": algorithm, "max_steps": steps}, "optimizer": {"lr": lr}, "model": {"d": width}}
-    return replace(stage(f"{name}@{algorithm}-{lr}-{width}-{steps}", steps=steps), config=config)
+from orchestrator.history import Durations
+from tests.unit.orchestrator.history.stages import of
 
 
 def test_nothing_is_expected_before_anything_was_seen() -> None:
@@ -40,7 +32,17 @@ def test_a_later_observation_of_a_bundle_replaces_the_one_before() -> None:
     durations = Durations()
     for steps in (10, 20, 50):
         durations.observe("a", of("sft"), steps=steps, held_s=steps * 0.1)
-    assert durations.basis(of("sft")) == ("stages of the same shape", 50.0, 0.1)
+    expected = durations.expected(of("sft"))
+    assert expected is not None
+    assert (expected.basis, expected.work, expected.rate, expected.runs) == ("stages of the same shape", 50.0, 0.1, 1)
+
+
+def test_an_observation_of_a_bundle_that_was_settled_stays_beside_the_next() -> None:
+    durations = Durations()
+    durations.observe("a", of("sft"), steps=50, held_s=5.0)
+    durations.settle("a")
+    durations.observe("a", of("sft"), steps=50, held_s=15.0)
+    assert durations.expected_s(of("sft")) == 20.0
 
 
 def test_a_few_first_steps_are_no_knowledge() -> None:

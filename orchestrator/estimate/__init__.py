@@ -1,0 +1,27 @@
+"""What a stage will ask of its devices, from first principles."""
+
+from orchestrator.estimate.demand import footprint_of, stage_demand, stated_memory_bytes
+from orchestrator.estimate.stages import (
+    ALONE_BYTES,
+    PROCESS_BYTES,
+    Footprint,
+    parameter_count,
+    shape_of,
+    stage_footprint,
+    stage_memory_bytes,
+    zero_plan,
+)
+
+__all__ = [
+    "ALONE_BYTES",
+    "PROCESS_BYTES",
+    "Footprint",
+    "footprint_of",
+    "parameter_count",
+    "shape_of",
+    "stage_demand",
+    "stage_footprint",
+    "stage_memory_bytes",
+    "stated_memory_bytes",
+    "zero_plan",
+]

@@ -1,0 +1,54 @@
+"""What a stage asks for before anything like it has run."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from orchestrator.estimate.stages import ALONE_BYTES, Footprint, stage_footprint
+from orchestrator.schema import Demand, DeviceKind, Stage
+from orchestrator.schema.training import stage_config
+
+
+def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> Demand:
+    """What a stage asks for under `cluster` (a resolved `ClusterConfig`)."""
+    devices, share = int(cluster["devices_per_trial"]), float(cluster["share_per_trial"])
+    memory_bytes = stated_memory_bytes(cluster)
+    host_memory_bytes = memory_bytes if kind is DeviceKind.CPU else ALONE_BYTES
+    if not memory_bytes:
+        footprint = footprint_of(stage, cluster, kind)
+        memory_bytes = footprint.device_bytes
+        host_memory_bytes = memory_bytes if kind is DeviceKind.CPU else footprint.host_bytes
+    return Demand(
+        devices=devices,
+        share=share,
+        memory_bytes=memory_bytes,
+        # A core that stands in for a GPU is the core that its process computes on.
+        cpus=devices * share if kind is DeviceKind.CPU else float(devices),
+        host_memory_bytes=devices * host_memory_bytes,
+        kind=str(stage.config.get("algorithm", {}).get("name", stage.name)),
+        max_slowdown=float(cluster.get("max_slowdown_per_trial", 0.0)),
+    )
+
+
+def stated_memory_bytes(cluster: Mapping[str, Any]) -> int:
+    """The memory of a device that a person has said a trial takes [bytes]; 0 if it is to be estimated."""
+    return int(float(cluster.get("memory_per_trial_gib", 0.0)) * 2**30)
+
+
+def footprint_of(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> Footprint:
+    """What one process of a stage takes under `cluster`, by what it is for. Raises as `stage_config` does."""
+    preloaded = bool(cluster.get("preload"))
+    return _footprint(json.dumps(_shape(stage.config)), kind, int(cluster["devices_per_trial"]), preloaded)
+
+
+def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stage's config that its memory depends on: the thousands of variants of a sweep share a few."""
+    algorithm = {name: value for name, value in config["algorithm"].items() if name != "max_steps"}
+    task = {name: config["task"][name] for name in ("max_prompt_tokens", "max_answer_tokens", "split")}
+    return {**config, "algorithm": algorithm, "task": task, "optimizer": {}, "seed": 0}
+
+
+@lru_cache(maxsize=1024)
+def _footprint(shape: str, kind: DeviceKind, devices: int, preloaded: bool) -> Footprint:
+    return stage_footprint(stage_config(json.loads(shape)), kind, devices, preloaded=preloaded)

@@ -1,0 +1,200 @@
+"""What one process of a stage takes, by what it is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.estimate.memory import FP32, Shape, ZeroPlan, decoding_bytes, learning_bytes, model_states
+from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
+from orchestrator.schema.training import GrpoConfig, ModelConfig, StageConfig
+
+# What a process has to itself before any weights. A core that stands in for a GPU: 50 MB were the peak of stages with a
+# model of 4,000 parameters, forked from a server that had imported all they use.
+PROCESS_BYTES = {DeviceKind.CPU: 70_000_000, DeviceKind.CUDA: CUDA_CONTEXT_BYTES}
+# The same for a process that imports torch and deepspeed itself, and on the host for one that uses a GPU: 0.75 GB were
+# measured for the imports; what CUDA adds was not.
+ALONE_BYTES = 1_000_000_000
+# What ZeRO's collectives take beside, in each process of a gang, by stage: measured over gloo with two processes and
+# 0.8 to 10 million parameters (at most 25 MB, and 115 MB for stage 3, whatever the size). NCCL was not measured.
+GANG_BYTES = {0: 0, 1: 45_000_000, 2: 45_000_000, 3: 140_000_000}
+# What allocators lose: between the states, and between the tensors that come and go at every step. Largest excess over
+# the formulas in twelve stages of 4,000 to 19 million parameters under glibc's malloc: 7 % and 25 %. CUDA's allocator
+# rounds to 2 MiB and was not measured.
+STATES_LOSS, STEPS_LOSS = 0.1, 0.3
+# Characters that the tokenizer knows, rounded up.
+_VOCABULARY = 128
+# `experiments.models.shared_prompt.SHARED_ROWS_MAX`; a test holds the two together.
+SHARED_ROWS_MAX = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes of one process of a stage, by what they are for. Learning, rollout and evaluation take turns.
+
+    `copies`: of the weights, for a KL reference and for decoding under ZeRO 3. `lost`: between what allocators hand
+    out. `host_bytes` lie in host memory; where a core stands in for a GPU the device's memory is the host's, and they
+    are counted there. The others: see `memory.ModelStates`.
+    """
+
+    process: float
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    buckets: float
+    passing: float
+    copies: float
+    learning: float
+    rollout: float
+    evaluation: float
+    host_bytes: int
+
+    @property
+    def lost(self) -> float:
+        """What allocators lose."""
+        return STATES_LOSS * self._states + STEPS_LOSS * self._turn
+
+    @property
+    def device_bytes(self) -> int:
+        """The most that lies on the device at one time."""
+        return int(self.process + self._states + self._turn + self.lost)
+
+    @property
+    def _states(self) -> float:
+        lasting = self.weights + self.gradients + self.optimizer + self.copies
+        return lasting + self.gathered + self.buckets + self.passing
+
+    @property
+    def _turn(self) -> float:
+        return max(self.learning, self.rollout, self.evaluation)
+
+
+def parameter_count(model: ModelConfig, vocabulary: int = _VOCABULARY) -> int:
+    """Parameters of the compact decoder: embeddings, and per layer attention, SwiGLU and two norms."""
+    head_width = model.d_model // model.heads
+    attention = model.d_model * head_width * (2 * model.heads + 2 * model.kv_heads)
+    feed_forward = 3 * model.d_model * model.d_ff
+    embeddings = vocabulary * model.d_model * (1 if model.tie_embeddings else 2)
+    return embeddings + model.layers * (attention + feed_forward + 2 * model.d_model) + model.d_model
+
+
+def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *, preloaded: bool = True) -> Footprint:
+    """An upper estimate: prompts and answers are as long as the task allows, and every group is learned from.
+
+    `preloaded`: its process is forked from one that has imported what it uses, and shares these pages.
+    """
+    plan = zero_plan(stage, world_size)
+    parameters = parameter_count(stage.model)
+    on_cpu = kind is DeviceKind.CPU
+    states = model_states(parameters, plan, whole_buckets=not on_cpu)
+    own = PROCESS_BYTES[kind] if preloaded or not on_cpu else ALONE_BYTES
+    return Footprint(
+        process=own + (GANG_BYTES[plan.stage] if world_size > 1 else 0),
+        weights=states.weights,
+        gradients=states.gradients,
+        # Offloaded to the host is where a CPU's "device" is.
+        optimizer=states.optimizer + (states.host if on_cpu else 0.0),
+        gathered=states.gathered,
+        buckets=states.buckets,
+        passing=states.passing,
+        copies=FP32 * parameters * (int(plan.stage == 3) + int(_has_reference(stage))),
+        learning=_learning(stage, plan),
+        rollout=_rollout(stage, plan),
+        evaluation=_evaluation(stage, plan),
+        host_bytes=int(ALONE_BYTES + states.host),
+    )
+
+
+def stage_memory_bytes(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *, preloaded: bool = True) -> int:
+    """Device memory of one process of a stage [bytes], an upper estimate."""
+    return stage_footprint(stage, kind, world_size, preloaded=preloaded).device_bytes
+
+
+def zero_plan(stage: StageConfig, world_size: int) -> ZeroPlan:
+    """What DeepSpeed will be told, `deepspeed.extra` over the rest."""
+    zero, extra = stage.deepspeed.zero_optimization, dict(stage.deepspeed.extra.get("zero_optimization", {}))
+    half = bool(_over(stage.deepspeed.extra, "bf16", "enabled", stage.deepspeed.bf16.enabled))
+    number = int(extra.get("stage", zero.stage))
+    overlap = extra.get("overlap_comm", number == 3)
+    return ZeroPlan(
+        stage=number,
+        world_size=world_size,
+        half=half,
+        offload_optimizer=_over(extra, "offload_optimizer", "device", zero.offload_optimizer.device) != "none",
+        offload_parameters=_over(extra, "offload_param", "device", "none") != "none",
+        bucket=int(extra.get("reduce_bucket_size", ZeroPlan().bucket)),
+        buckets=2 if overlap and number < 3 else 1,
+    )
+
+
+def shape_of(model: ModelConfig) -> Shape:
+    """The sizes that memory follows from."""
+    return Shape(
+        d_model=model.d_model,
+        layers=model.layers,
+        heads=model.heads,
+        kv_width=model.kv_heads * (model.d_model // model.heads),
+        d_ff=model.d_ff,
+        vocabulary=_VOCABULARY,
+    )
+
+
+def _learning(stage: StageConfig, plan: ZeroPlan) -> float:
+    """One micro-batch; a group whose prompt is shared is one sequence."""
+    prompts, group = _items(stage)
+    prompts = _part(prompts, plan.world_size * stage.deepspeed.gradient_accumulation_steps)
+    answer = stage.task.max_answer_tokens
+    shared = group * (answer - 1) <= SHARED_ROWS_MAX
+    batch, completions = (prompts, group) if shared else (prompts * group, 1)
+    rows = _prompt_rows(stage) + completions * (answer - 1)
+    predicted = prompts * group * answer
+    return learning_bytes(shape_of(stage.model), batch, rows, plan.width, predicted=predicted)
+
+
+def _rollout(stage: StageConfig, plan: ZeroPlan) -> float:
+    if not isinstance(stage.algorithm, GrpoConfig):
+        return 0.0
+    prompts, group = _items(stage)
+    answer = stage.task.max_answer_tokens
+    return decoding_bytes(
+        shape_of(stage.model),
+        _part(prompts, plan.world_size),
+        _prompt_rows(stage),
+        group,
+        answer,
+        plan.width,
+        shared=group * answer <= SHARED_ROWS_MAX,
+    )
+
+
+def _evaluation(stage: StageConfig, plan: ZeroPlan) -> float:
+    split = stage.task.split
+    problems = min(stage.evaluation.batch_size, _part(max(split.dev, split.test), plan.world_size))
+    answer = stage.task.max_answer_tokens
+    return decoding_bytes(shape_of(stage.model), problems, _prompt_rows(stage), 1, answer, plan.width, shared=True)
+
+
+def _items(stage: StageConfig) -> tuple[int, int]:
+    """Prompts of one optimizer step, and completions of each."""
+    algorithm = stage.algorithm
+    if isinstance(algorithm, GrpoConfig):
+        return algorithm.prompts_per_step, algorithm.group_size
+    return int(getattr(algorithm, "batch_size", 1)), 1
+
+
+def _prompt_rows(stage: StageConfig) -> int:
+    return stage.task.max_prompt_tokens + 1  # and the token that begins it
+
+
+def _part(count: int, parts: int) -> int:
+    """The largest of `parts` parts that `count` things are divided into."""
+    return -(-count // parts)
+
+
+def _has_reference(stage: StageConfig) -> bool:
+    return isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0
+
+
+def _over(extra: Mapping[str, Any], group: str, name: str, default: Any) -> Any:
+    found = extra.get(group)
+    return found.get(name, default) if isinstance(found, Mapping) else default

@@ -1,0 +1,120 @@
+"""Demand from first principles."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.models.decoder import Decoder
+from experiments.tasks import CharTokenizer
+from orchestrator.estimate import (
+    ALONE_BYTES,
+    PROCESS_BYTES,
+    parameter_count,
+    stage_demand,
+    stage_footprint,
+    stage_memory_bytes,
+    zero_plan,
+)
+from orchestrator.schema import DeviceKind
+from orchestrator.schema.training import ModelConfig, StageConfig, stage_config
+from orchestrator.sweep import compose_study
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelConfig(),
+        ModelConfig(kv_heads=1),
+        ModelConfig(d_model=128, layers=3, heads=8, kv_heads=2, d_ff=256, tie_embeddings=False),
+    ],
+)
+def test_the_parameter_count_is_the_models_own(model: ModelConfig) -> None:
+    vocabulary = CharTokenizer().vocab_size
+    decoder = Decoder(model, vocabulary, torch.Generator().manual_seed(0))
+    assert parameter_count(model, vocabulary) == sum(p.numel() for p in decoder.parameters())
+
+
+def default_stage(*overrides: str) -> StageConfig:
+    return stage_config(compose_study(overrides).variants[0].stages[-1].config)
+
+
+def variable_bytes(stage: StageConfig, world_size: int = 1) -> int:
+    return stage_memory_bytes(stage, DeviceKind.CPU, world_size) - PROCESS_BYTES[DeviceKind.CPU]
+
+
+def test_a_larger_model_asks_for_more() -> None:
+    stage = default_stage()
+    larger = replace(stage, model=replace(stage.model, d_model=256, d_ff=704))
+    assert variable_bytes(larger) > 3 * variable_bytes(stage)
+
+
+def test_a_process_that_imports_all_itself_asks_for_that_too() -> None:
+    stage = default_stage()
+    alone, forked = (stage_memory_bytes(stage, DeviceKind.CPU, preloaded=preloaded) for preloaded in (False, True))
+    assert alone - forked == ALONE_BYTES - PROCESS_BYTES[DeviceKind.CPU]
+    demands = {
+        name: stage_demand(variant.stages[-1], variant.config["cluster"], DeviceKind.CPU).memory_bytes
+        for name in ("local", "node")
+        for variant in compose_study([f"cluster={name}"]).variants
+    }
+    assert demands == {"local": alone, "node": forked}
+
+
+def test_a_reference_for_the_kl_penalty_is_a_copy_of_the_weights() -> None:
+    without, with_reference = (
+        stage_footprint(default_stage("algorithm=grpo", f"algorithm.kl_weight={weight}"), DeviceKind.CPU)
+        for weight in (0.0, 0.1)
+    )
+    assert with_reference.copies - without.copies == 4 * parameter_count(default_stage().model)
+
+
+def test_what_is_offloaded_lies_on_the_host_of_a_gpu_and_stays_where_it_is_on_a_core() -> None:
+    plain, offloaded = default_stage("deepspeed=zero2"), default_stage("deepspeed=zero2_offload")
+    on_gpu = stage_footprint(offloaded, DeviceKind.CUDA)
+    assert on_gpu.optimizer == 0.0
+    assert on_gpu.host_bytes > stage_footprint(plain, DeviceKind.CUDA).host_bytes
+    on_core = [stage_footprint(stage, DeviceKind.CPU) for stage in (plain, offloaded)]
+    assert on_core[0].device_bytes == pytest.approx(on_core[1].device_bytes, rel=0.01)
+
+
+def test_deepspeeds_own_words_count() -> None:
+    plan = zero_plan(
+        default_stage("deepspeed=zero1", "+deepspeed.extra.zero_optimization={stage:3,reduce_bucket_size:1000}"), 2
+    )
+    assert (plan.stage, plan.bucket, plan.world_size) == (3, 1000, 2)
+
+
+def test_micro_batches_make_learning_smaller() -> None:
+    whole, parts = (
+        stage_footprint(default_stage(f"deepspeed.gradient_accumulation_steps={n}"), DeviceKind.CPU).learning
+        for n in (1, 4)
+    )
+    assert parts == whole / 4
+
+
+def test_a_rollout_is_decoded_by_grpo_only() -> None:
+    assert stage_footprint(default_stage("algorithm=grpo"), DeviceKind.CPU).rollout > 0.0
+    assert stage_footprint(default_stage("algorithm=sft"), DeviceKind.CPU).rollout == 0.0
+
+
+def test_a_demand_is_what_the_cluster_config_asks_for() -> None:
+    variant = compose_study(["cluster.devices_per_trial=2"]).variants[0]
+    demand = stage_demand(variant.stages[0], variant.config["cluster"], DeviceKind.CPU)
+    assert (demand.devices, demand.share) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    "override", ["task.max_answer_tokens=32", "model.layers=4", "deepspeed=zero1", "evaluation.batch_size=64"]
+)
+def test_what_memory_depends_on_changes_the_demand_and_nothing_else_does(override: str) -> None:
+    def demanded(*overrides: str) -> int:
+        (variant,) = compose_study(["cluster.devices_per_trial=2", *overrides]).variants
+        demand = stage_demand(variant.stages[-1], variant.config["cluster"], DeviceKind.CPU)
+        expected = stage_memory_bytes(stage_config(variant.stages[-1].config), DeviceKind.CPU, 2)
+        assert demand.memory_bytes == expected
+        return demand.memory_bytes
+
+    plain = demanded()
+    assert demanded(override) != plain
+    assert demanded("optimizer.lr=1e-4", "seed=7", "algorithm.max_steps=9") == plain
