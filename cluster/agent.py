@@ -327,6 +327,8 @@ class NodeAgent:
             running.bundle.vanished(line.rank, "its forkserver died")
         else:
             running.bundle.exited(line.rank, status, killed)
+            if not killed and running.bundle.excess is None:
+                running.bundle.excess = self._memory.killed_for_it(running.launch, status)
         verdict = running.bundle.verdict(time.time(), log_tail(running.log, _LOG_TAIL_LINES))
         if verdict is not None:
             self._finish(running, verdict)
@@ -336,6 +338,7 @@ class NodeAgent:
     def _finish(self, running: _Running, event: Event) -> None:
         launch = running.launch
         self._running.pop(launch.bundle_id)
+        self._memory.forget(launch.bundle_id)
         self._artifacts.discard(launch.bundle_id)
         self._events.put(event)
 
@@ -368,11 +371,11 @@ class NodeAgent:
 
     def _watch_memory(self) -> None:
         for running in self._memory.due(self._running.values(), time.monotonic()):
-            for process in running.bundle.running():
-                reason = self._memory.excess(running.launch, process)
-                if reason and not running.bundle.kill_reason:
-                    running.bundle.kill_reason = reason
-                    self._kill_rest(running)
+            pids = [process.pid for process in running.bundle.running() if process.pid is not None]
+            excess = self._memory.excess(running.launch, pids)
+            if excess is not None and running.bundle.excess is None:
+                running.bundle.excess = excess
+                self._kill_rest(running)
 
     def _time_to_next_check(self) -> float | None:
         """Seconds until a deadline or a memory sample is due; None if only messages matter."""

@@ -17,7 +17,7 @@ class AgentConfig:
     `cores` are the CPU cores that `devices` refer to by index (cpu) or that their bundles share (cuda), and
     `host_memory_bytes` is the node's memory. Logs go to `logs`, one per bundle. `stop_grace_s`: how long a bundle may
     take to its next step boundary before it is killed. `memory_sample_s`: how often the host memory of a bundle's
-    processes is looked at (device_kind=cpu).
+    processes is looked at.
     """
 
     node_id: str

@@ -50,6 +50,7 @@ def _seat(
         share=launch.placement.share,
         threads=threads,
         memory_bytes=launch.placement.memory_bytes,
+        host_memory_bytes=launch.placement.host_memory_bytes,
         rank=rank,
         world_size=len(launch.devices),
         rendezvous=str(artifacts.rendezvous(launch.bundle_id)) if gang else "",

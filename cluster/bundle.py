@@ -8,11 +8,14 @@ import signal
 from dataclasses import dataclass, field
 
 from cluster import wire
+from cluster.memory import Excess
 from orchestrator.events import (
     BundleEvent,
     BundleStarted,
     BundleStopped,
+    MemoryExceeded,
     StageCompleted,
+    StageMeasured,
     StageRaised,
     StageReported,
     StageSaved,
@@ -29,6 +32,7 @@ class RankProcess:
     pid: int | None = None
     started: bool = False
     answer: wire.Message | None = None
+    measured: wire.Message | None = None
     ended: bool = False
     status: int | None = None
     killed: bool = False
@@ -51,13 +55,13 @@ class RankProcess:
 
 @dataclass(slots=True)
 class Bundle:
-    """The processes of one launch. `stop_reason` is set once a stop was asked for, `kill_reason` once we gave up on
-    it for a reason of ours (its memory)."""
+    """The processes of one launch. `stop_reason` is set once a stop was asked for, `excess` once it is to
+    end, or was ended, for its memory."""
 
     bundle_id: str
     ranks: list[RankProcess]
     stop_reason: str | None = None
-    kill_reason: str = ""
+    excess: Excess | None = None
     _started_at: float | None = None
     _last_at: float = 0.0
     _held: list[wire.Message] = field(default_factory=list)
@@ -78,8 +82,27 @@ class Bundle:
                 self._started_at = self._stamp(message["at"])
                 return [BundleStarted(at=self._started_at, bundle_id=self.bundle_id), *self._release()]
             return []
+        if message["kind"] == "measured":
+            process.measured = message
+            return self._measured(message["at"])
         process.answer = message
         return []
+
+    def _measured(self, at: float) -> list[BundleEvent]:
+        """What the bundle takes, once every process has said it: a gang's devices are as full as the fullest."""
+        said = [process.measured for process in self.ranks if process.measured is not None]
+        if len(said) < len(self.ranks):
+            return []
+        busy = [float(one["utilisation"]) for one in said if one["utilisation"] is not None]
+        return [
+            StageMeasured(
+                at=self._stamp(at),
+                bundle_id=self.bundle_id,
+                memory_bytes=max(int(one["memory_bytes"]) for one in said),
+                host_memory_bytes=sum(int(one["host_memory_bytes"]) for one in said),
+                utilisation=sum(busy) / len(busy) if len(busy) == len(said) else None,
+            )
+        ]
 
     def exited(self, rank: int, status: int, killed: bool) -> None:
         """The process was reaped; everything it said came before."""
@@ -93,7 +116,7 @@ class Bundle:
     @property
     def doomed(self) -> bool:
         """The bundle can't succeed any more, so what is left of it should be killed: a gang is as good as its worst."""
-        return bool(self.kill_reason) or any(p.lost or _kind(p) == "raised" for p in self.ranks)
+        return self.excess is not None or any(p.lost or _kind(p) in ("raised", "exceeded") for p in self.ranks)
 
     def running(self) -> list[RankProcess]:
         """Those not reported as ended."""
@@ -108,8 +131,15 @@ class Bundle:
             answer = self.ranks[0].answer
             assert answer is not None
             return StageCompleted(at=at, bundle_id=bundle_id, outcome=wire.outcome_from_wire(answer["outcome"]))
-        if self.kill_reason:
-            return WorkerLost(at=at, bundle_id=bundle_id, reason=self.kill_reason)
+        excess = self.excess or self._refused()
+        if excess is not None:
+            return MemoryExceeded(
+                at=at,
+                bundle_id=bundle_id,
+                used_bytes=excess.used_bytes,
+                limit_bytes=excess.limit_bytes,
+                on_host=excess.on_host,
+            )
         # A lost process makes its peers raise (their collectives break), so the loss explains what they say.
         lost = next((p for p in self.ranks if p.lost), None)
         if lost is not None:
@@ -124,6 +154,15 @@ class Bundle:
         return StageRaised(
             at=at, bundle_id=bundle_id, error="the stage returned finished=False although nobody asked it to stop"
         )
+
+    def _refused(self) -> Excess | None:
+        """The largest that a process asked for in vain: its peers may raise, or die, of the same."""
+        answers = [p.answer for p in self.ranks if p.answer is not None and p.answer["kind"] == "exceeded"]
+        largest = max(answers, key=lambda answer: int(answer["used_bytes"]), default=None)
+        if largest is None:
+            return None
+        used, limit = int(largest["used_bytes"]), int(largest["limit_bytes"])
+        return Excess(used_bytes=used, limit_bytes=limit, on_host=bool(largest["on_host"]))
 
     def _busy_s(self) -> float:
         answer = self.ranks[0].answer

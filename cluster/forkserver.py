@@ -31,6 +31,7 @@ from cluster.outputs import Artifacts
 from orchestrator.schema import DeviceKind
 
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE_OF_BUNDLES = 500
 _LIBC = ctypes.CDLL(None)
 _CUDA_DEVICE_ORDER = "PCI_BUS_ID"
 
@@ -130,6 +131,7 @@ class Forkserver:
                 source.close()
             redirect_output(request["log"])
             _take_place(request["cores"], request["environment"])
+            _go_first_for_memory()
             bound_output()
             status = worker.run(
                 socket.socket(fileno=descriptor),
@@ -198,6 +200,13 @@ def _take_place(cores: list[int], environment: dict[str, str]) -> None:
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     os.environ.update(environment)
+
+
+def _go_first_for_memory() -> None:
+    """Where the machine's memory ends, the kernel shall end a bundle, which waits again, and nobody who serves all."""
+    adjustment = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):  # not on this system, or not allowed
+        adjustment.write_text(str(max(_OOM_SCORE_OF_BUNDLES, int(adjustment.read_text()))))
 
 
 def _preload(modules: list[str]) -> None:

@@ -1,17 +1,19 @@
 """In-process and debuggable: each bundle runs in the thread that calls `poll`, so a breakpoint in a stage just works.
 
-Nothing isolates a bundle here: one that crashes the interpreter takes the driver along, and no limit is enforced.
+Nothing isolates a bundle here: one that crashes the interpreter takes the driver along, and no limit is enforced but
+what the allocators refuse.
 """
 
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cluster.agent_config import AgentConfig
 from cluster.assignments import seats
 from cluster.inventory import take_inventory
+from cluster.memory import refused
 from cluster.outputs import Artifacts
 from cluster.worker import describe_failure, resolve
 from orchestrator.events import (
@@ -19,6 +21,7 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
+    MemoryExceeded,
     StageCompleted,
     StageRaised,
     StageReported,
@@ -110,12 +113,18 @@ class LocalCluster:
         try:
             self._events.append(self._run_stage(launch))
         except Exception as error:  # the stage's own; an interrupt is for whoever sits at the debugger
-            message = describe_failure(error)
-            self._events.append(StageRaised(at=time.time(), bundle_id=launch.bundle_id, error=message))
+            self._events.append(self._ended_by(error, launch))
         finally:
             self._artifacts.discard(launch.bundle_id)
             self._stops.discard(launch.bundle_id)
             self._current = ""
+
+    def _ended_by(self, error: Exception, launch: Launch) -> Event:
+        at, bundle_id, given = time.time(), launch.bundle_id, launch.placement
+        excess = refused(error, launch.devices[0].kind, given.memory_bytes, given.host_memory_bytes)
+        if excess is not None:
+            return MemoryExceeded(at=at, bundle_id=bundle_id, **asdict(excess))
+        return StageRaised(at=at, bundle_id=bundle_id, error=describe_failure(error))
 
     def _run_stage(self, launch: Launch) -> Event:
         bundle_id, key = launch.bundle_id, launch.stage.key
@@ -161,6 +170,9 @@ class _LocalChannel:
 
     def saved(self, step: int) -> None:
         self._events.append(StageSaved(at=time.time(), bundle_id=self._bundle_id, step=int(step)))
+
+    def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
+        """Not told: in a process that others share nobody can say what of it is the stage's."""
 
     def stop_requested(self) -> bool:
         return self._bundle_id in self._stops

@@ -3,7 +3,7 @@
 agent -> forkserver   spawn (one file descriptor rides along), kill
 forkserver -> agent   ready | failed, then spawned, exited
 agent -> worker       stop
-worker -> agent       started, reports, saved, then one answer: completed | stopped | raised
+worker -> agent       started, reports, saved, measured, then one answer: completed | stopped | exceeded | raised
 """
 
 import json

@@ -1,7 +1,8 @@
 """What runs in the child of a forkserver: one rank of one bundle.
 
 It resolves the stage's entrypoint, runs it with a channel that talks to the agent, commits the output (rank 0), and
-sends exactly one answer: completed, stopped (the stage ended unfinished because it was asked to) or raised.
+sends exactly one answer: completed, stopped (the stage ended unfinished because it was asked to), exceeded (it asked
+for memory beyond what it was given) or raised.
 """
 
 import importlib
@@ -11,13 +12,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import wire
+from cluster.memory import refused
 from cluster.outputs import Artifacts
-from orchestrator.schema import Assignment, DeviceKind, Outcome
+from orchestrator.schema import CUDA_CONTEXT_BYTES, Assignment, DeviceKind, Outcome
 
 FLUSH_S = 0.25
 """Reports are sent at most this often [s]."""
@@ -59,6 +61,11 @@ class WorkerChannel:
             self.flush()
             self._connection.sendall(wire.encode({"kind": "saved", "at": time.time(), "step": int(step)}))
 
+    def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
+        """See `experiments.channel.Channel`; told at once, by every rank. Raises OSError if the agent is gone."""
+        taken = {"memory_bytes": memory_bytes, "host_memory_bytes": host_memory_bytes, "utilisation": utilisation}
+        self._connection.sendall(wire.encode({"kind": "measured", "at": time.time(), **taken}))
+
     def stop_requested(self) -> bool:
         """See `experiments.channel.Channel`. An agent that is gone counts as a request."""
         self._flush_if_due()
@@ -97,8 +104,12 @@ def run(connection: socket.socket, assignment: Assignment, artifacts: Artifacts,
         answer = {"kind": "completed" if outcome.finished else "stopped", "outcome": wire.outcome_to_wire(outcome)}
         status = 0
     except BaseException as error:  # SystemExit and KeyboardInterrupt out of a stage are its failures too
-        answer = {"kind": "raised", "error": describe_failure(error, log)}
+        excess = refused(error, assignment.device_kind, assignment.memory_bytes, assignment.host_memory_bytes)
         traceback.print_exception(error)
+        if excess is None:
+            answer = {"kind": "raised", "error": describe_failure(error, log)}
+        else:
+            answer = {"kind": "exceeded", **asdict(excess)}
         status = 1
     channel.flush()
     connection.sendall(wire.encode({**answer, "at": time.time()}))
@@ -135,4 +146,6 @@ def _hold_to_share(assignment: Assignment) -> None:
     torch.set_num_threads(assignment.threads)
     if assignment.device_kind is DeviceKind.CUDA and assignment.memory_bytes > 0:
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, assignment.memory_bytes / total), 0)
+        # What the context takes, the allocator neither holds nor counts.
+        allocated = max(0, assignment.memory_bytes - CUDA_CONTEXT_BYTES)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allocated / total), 0)

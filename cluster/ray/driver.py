@@ -30,6 +30,7 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
+    MemoryExceeded,
     NodeJoined,
     NodeLost,
     StageCompleted,
@@ -43,7 +44,7 @@ _POLL_S = 10.0
 _CLOSE_HEADLESS_S = 2.0
 _RESTART_POLL_S = 0.2
 _READY_CHECK_S = 1.0
-_TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
+_TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 
 
 @dataclass(slots=True)

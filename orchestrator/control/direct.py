@@ -11,6 +11,7 @@ from orchestrator.home import Home
 from orchestrator.ports import Store
 from orchestrator.schema import Command, CommandKind, Study, Trial
 from orchestrator.service.rooms import build_tenants
+from orchestrator.service.sharing_file import pairs_for_report, read_sharing
 from orchestrator.store.opening import find_study
 from orchestrator.submission import Submission, prepare
 from orchestrator.sweep import compose_like
@@ -64,17 +65,21 @@ class DirectOperations:
             raise ConfigError("command", command_id, "there is no such command") from None
 
     def status(self, target: str) -> Document:
-        return views.status_document(self._store, self._resolve(target) if target else "", time.time())
+        at = time.time()
+        sharing = read_sharing(self._home, at)
+        return views.status_document(self._store, self._resolve(target) if target else "", at, sharing)
 
     def explain(self, trial_id: str) -> Sequence[str]:
-        return views.explanation(self._store, self._trial(trial_id).trial_id, time.time())
+        at = time.time()
+        return views.explanation(self._store, self._trial(trial_id).trial_id, at, read_sharing(self._home, at))
 
     def studies(self) -> Sequence[Document]:
         return views.studies_document(self._store, time.time())
 
     def report(self, study_id: str) -> Document:
         study = find_study(self._store, study_id or None)
-        return views.report_document(self._store, study, time.time())
+        at = time.time()
+        return views.report_document(self._store, study, at, pairs_for_report(self._home, study, at))
 
     def logs(self, trial_id: str, bundle_id: str, offset: int) -> LogChunk:
         return views.log_chunk(self._store, self._home, self._trial(trial_id), bundle_id, offset)

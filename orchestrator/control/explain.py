@@ -1,13 +1,15 @@
 """`orchestrator explain TRIAL`: why a trial is where it is, in words; everything said can be looked up in `status`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
+from orchestrator.control.demand_in_words import demand_in_words, reckoned
 from orchestrator.control.outlook import NOBODY_SERVES, Outlook, is_shared_run, outlook
 from orchestrator.control.room_in_words import devices_now, packing_answer, preemption_answer
 from orchestrator.ports import Store
 from orchestrator.report.times import clock, span, when
 from orchestrator.schema import JournalEntry, JournalKind, Request, Stage, Trial, TrialState
+from orchestrator.service.sharing_file import NOTHING_MEASURED, Sharing
 from orchestrator.sharing.quota import devices_of
 from orchestrator.state.records import StageRecord
 
@@ -15,9 +17,9 @@ HISTORY_LINES = 20
 _PAGE = 1000
 
 
-def explanation(store: Store, trial_id: str, at: float) -> list[str]:
+def explanation(store: Store, trial_id: str, at: float, sharing: Sharing = NOTHING_MEASURED) -> list[str]:
     """The whole reasoning, a thought a line, at `at` [s since the epoch]. Raises KeyError for an unknown trial."""
-    seen = outlook(store, at, [store.trial(trial_id).study_id])
+    seen = outlook(store, at, [store.trial(trial_id).study_id], sharing)
     trial = seen.state.trials[trial_id]
     return [*_what_it_is(seen, trial), *_history(store, trial, at), *_now(seen, trial), *_expected(seen, trial)]
 
@@ -32,6 +34,9 @@ def _what_it_is(seen: Outlook, trial: Trial) -> Iterator[str]:
     stages = ", ".join(f"{stage.name} ({_steps(stage)})" for stage in trial.variant.stages)
     cloned = f" It is a clone of {trial.cloned_from}." if trial.cloned_from else ""
     yield f"Its stages: {stages}.{cloned}"
+    record = seen.stage_of(trial)
+    if record is not None and study.device_kind is not None:
+        yield from demand_in_words(seen, trial, record)
 
 
 def _steps(stage: Stage) -> str:
@@ -178,12 +183,4 @@ def _expected(seen: Outlook, trial: Trial) -> Iterator[str]:
         yield f"Expected: {seen.why(replace(trial, state=TrialState.QUEUED)).rpartition('; ')[2]}."
         return
     start = "" if expected.start_at is None else f"to start {when(expected.start_at, seen.at)} and "
-    yield f"Expected {start}to end {when(expected.end_at, seen.at)}.{_reckoned(seen, trial.variant.stages)}"
-
-
-def _reckoned(seen: Outlook, stages: Sequence[Stage]) -> str:
-    basis = seen.state.durations.basis(stages[-1])
-    if basis is None:
-        return ""
-    likeness, steps, step_s = basis
-    return f" Reckoned from {steps:.0f} observed steps of {likeness}, {step_s:.3g} s each."
+    yield f"Expected {start}to end {when(expected.end_at, seen.at)}.{reckoned(seen, trial.variant.stages[-1])}"

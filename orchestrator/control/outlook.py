@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from orchestrator.forecast import Expectation, forecast
 from orchestrator.loop import Policies
 from orchestrator.ordering import fifo
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.ports import Store
 from orchestrator.recovery import view
-from orchestrator.schema import Lease, Request, Snapshot, StageState, Trial, TrialState
+from orchestrator.schema import Lease, Request, StageState, Trial, TrialState
 from orchestrator.service.leadership import is_gone
 from orchestrator.service.rooms import build_policies
+from orchestrator.service.sharing_file import NOTHING_MEASURED, Sharing
 from orchestrator.sharing.preemption import never
 from orchestrator.sharing.quota import admit
+from orchestrator.snapshot import Snapshot
 from orchestrator.state import SchedulerState
 from orchestrator.state.records import StageRecord
 from orchestrator.state.snapshots import pending_reason
@@ -35,7 +37,8 @@ def is_served(lease: Lease, at: float) -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
     """`service_order` is the queue in the order of service, those `held_back` (reasons by stage key) at its end.
-    `positions`: places in it by stage key, from 1. `expected`: by trial id, of whom something can be said."""
+    `positions`: places in it by stage key, from 1. `expected`: by trial id, of whom something can be said.
+    `sharing`: what the leader has measured of work that shares devices, and barred."""
 
     at: float
     lease: Lease
@@ -48,6 +51,7 @@ class Outlook:
     service_order: Sequence[Request]
     positions: dict[str, int]
     expected: dict[str, Expectation]
+    sharing: Sharing = NOTHING_MEASURED
     reasons: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def stage_of(self, trial: Trial) -> StageRecord | None:
@@ -90,17 +94,19 @@ class Outlook:
         return "nobody can say when: it waits behind, or for, one that can't be told"
 
 
-def outlook(store: Store, at: float, study_ids: Collection[str] = ()) -> Outlook:
+def outlook(store: Store, at: float, study_ids: Collection[str] = (), sharing: Sharing = NOTHING_MEASURED) -> Outlook:
     """All that is open in the store, and `study_ids`, open or not, at `at` [s since the epoch]."""
     lease = store.lease()
     served = is_served(lease, at)
     policies = (
-        build_policies(lease.config) if lease.config else Policies(ordering=fifo, packing=best_fit, preemption=never)
+        build_policies(lease.config) if lease.config else Policies(ordering=fifo, packing=BestFit(), preemption=never)
     )
     state = policies.new_state(max_attempts=1)
     view(state, store, at, study_ids)
+    state.room.bar(sharing.conflicts())
     snapshot = state.snapshot(at)
-    admitted, held_back = admit(policies.ordering(state.without_impossible(snapshot)), snapshot)
+    served_next, held_back = admit(policies.ordering(state.without_impossible(snapshot)), snapshot)
+    admitted = list(served_next)
     behind = [request for request in snapshot.queue if request.stage_key in held_back]
     order = [*admitted, *behind]
     return Outlook(
@@ -115,6 +121,7 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = ()) -> Outlook
         service_order=order,
         positions={request.stage_key: place for place, request in enumerate(order, start=1)},
         expected=forecast(state, admitted, at) if served else {},
+        sharing=sharing,
     )
 
 

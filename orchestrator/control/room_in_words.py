@@ -1,7 +1,7 @@
 """What is free, what packing would do with it, and whether somebody would be asked to make room, in words."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.control.outlook import Outlook
 from orchestrator.report.times import span, when
@@ -29,16 +29,27 @@ def devices_now(seen: Outlook, request: Request) -> Iterator[str]:
     for free in seen.snapshot.devices[:DEVICES_SHOWN]:
         sitting = [r for r in seen.snapshot.residents if free.device.device_id in r.placement.device_ids]
         who = "; ".join(_resident(seen, resident, request.tenant) for resident in sitting) or "nobody sits there"
+        who += _barred(seen, request, sitting)
         gib = free.free_memory_bytes / 2**30
         yield f"  {free.device.device_id}: share {max(0.0, free.free_share):.2g} and {gib:.2f} GiB free; {who}"
     if (hidden := len(seen.snapshot.devices) - DEVICES_SHOWN) > 0:
         yield f"  and {hidden} more devices"
 
 
+def _barred(seen: Outlook, request: Request, sitting: Sequence[Resident]) -> str:
+    """Why the request may not sit beside these, if that is so."""
+    kind = request.demand.kind
+    for other in (resident.request.demand.kind for resident in sitting):
+        bar = seen.sharing.bar_between(kind, other)
+        if bar is not None:
+            return f"; {kind} may not sit beside {other} until {when(bar.until, seen.at)}: {bar.reason}"
+    return ""
+
+
 def packing_answer(seen: Outlook, request: Request) -> str:
     """What the packing policy would do with the queue now."""
     name = seen.lease.config.get("packing", {}).get("name", "best_fit")
-    placements = {p.stage_key: p for p in seen.policies.packing(seen.snapshot.devices, seen.admitted)}
+    placements = {p.stage_key: p for p in seen.policies.packing(seen.snapshot, seen.admitted)}
     mine = placements.get(request.stage_key)
     if mine is not None:
         return f"packing={name} would place it now on {', '.join(mine.device_ids)}: the next cycle does."
@@ -58,7 +69,7 @@ def preemption_answer(seen: Outlook, request: Request) -> str:
     name = config.get("name", "never")
     if name == "never":
         return "Nobody is asked to make room: preemption=never."
-    placements = seen.policies.packing(seen.snapshot.devices, seen.admitted)
+    placements = seen.policies.packing(seen.snapshot, seen.admitted)
     placed = {placement.stage_key for placement in placements}
     if request.stage_key in placed:
         return "Nobody needs to make room for it."

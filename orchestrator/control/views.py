@@ -13,6 +13,7 @@ from orchestrator.ports import Store
 from orchestrator.report.document import build_report
 from orchestrator.report.progress import best_of, device_kind, end_of
 from orchestrator.schema import Command, Study, TenantUse, Trial, TrialState
+from orchestrator.service.sharing_file import NOTHING_MEASURED, Sharing, bar_document
 from orchestrator.state import Bundle
 from orchestrator.state.snapshots import expected_end_at
 from orchestrator.throughput import throughput
@@ -22,13 +23,13 @@ __all__ = ["explanation", "log_chunk", "report_document", "status_document", "st
 Document = dict[str, Any]
 
 
-def status_document(store: Store, target: str, at: float) -> Document:
+def status_document(store: Store, target: str, at: float, sharing: Sharing = NOTHING_MEASURED) -> Document:
     """Who leads, which devices there are and who sits on them, studies, trials, and commands that wait.
 
     `target` is a study's or a trial's id; "" is all that is open, or the last study if nothing is. Raises KeyError.
     """
     study_ids, trial_id = _chosen(store, target)
-    seen = outlook(store, at, study_ids)
+    seen = outlook(store, at, study_ids, sharing)
     trials = [trial for study_id in study_ids for trial in seen.state.study_trials(study_id)]
     shown = [seen.state.trials[trial_id]] if trial_id else trials
     return {
@@ -52,10 +53,11 @@ def studies_document(store: Store, at: float) -> list[Document]:
     return documents
 
 
-def report_document(store: Store, study: Study, at: float) -> Document:
-    """See `report.document`."""
+def report_document(store: Store, study: Study, at: float, pairs: Sequence[Document] = ()) -> Document:
+    """See `report.document`; `pairs` is its `sharing`."""
     study_id = study.study_id
-    return build_report(study, store.trials(study_id), store.allocations(study_id), at, store.predictions(study_id))
+    predictions = store.predictions(study_id)
+    return build_report(study, store.trials(study_id), store.allocations(study_id), at, predictions, pairs)
 
 
 def _chosen(store: Store, target: str) -> tuple[list[str], str]:
@@ -80,7 +82,8 @@ def _service(seen: Outlook) -> Document:
     }
     names = {part: config.get(part, {}).get("name") for part in ("cluster", "ordering", "packing", "preemption")}
     tenants = [_tenant(seen, use) for use in seen.snapshot.tenants.values()]
-    return {"served": seen.served, "leader": leader, **names, "tenants": tenants}
+    sharing = {"pairs": list(seen.sharing.pairs), "bars": [bar_document(bar) for bar in seen.sharing.bars]}
+    return {"served": seen.served, "leader": leader, **names, "tenants": tenants, "sharing": sharing}
 
 
 def _tenant(seen: Outlook, use: TenantUse) -> Document:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from orchestrator.events import StudyFinished
 from orchestrator.home import Home
 from orchestrator.report.document import build_report
+from orchestrator.report.estimates import estimate_metrics
 from orchestrator.report.files import write_report_files
 from orchestrator.schema import Allocation, Prediction, Study, Trial
+from orchestrator.service.sharing_file import read_sharing
 from orchestrator.throughput import throughput
 
 
@@ -19,8 +21,8 @@ def finish_study(
 ) -> StudyFinished:
     """Write the report's files; its numbers and their paths."""
     ended_at = study.ended_at if study.ended_at is not None else study.submitted_at
-    document = build_report(study, trials, allocations, ended_at, predictions)
+    sharing = read_sharing(home, ended_at).pairs
+    document = build_report(study, trials, allocations, ended_at, predictions, sharing)
     files = write_report_files(document, home.report_folder(study.study_id))
-    return StudyFinished(
-        metrics=throughput(trials, allocations, ended_at), artifacts=tuple(str(path) for path in files)
-    )
+    metrics = throughput(trials, allocations, ended_at) | estimate_metrics(document["estimates"])
+    return StudyFinished(metrics=metrics, artifacts=tuple(str(path) for path in files))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.config import ClusterConfig, ConfigError
+from orchestrator.dotted import resolve
 from orchestrator.home import Home
 from orchestrator.loop import Policies
 from orchestrator.ordering import ORDERINGS
@@ -13,7 +14,6 @@ from orchestrator.packing import PACKINGS
 from orchestrator.ports import Cluster
 from orchestrator.schema import Tenant
 from orchestrator.sharing.preemption import PREEMPTIONS
-from orchestrator.submission import resolve
 
 SERVICE_PARTS = ("cluster", "ordering", "packing", "preemption", "tenants", "tracking", "access")
 
@@ -27,12 +27,17 @@ def build_policies(config: Mapping[str, Any]) -> Policies:
     """How the queue is served."""
     return Policies(
         ordering=ORDERINGS[config["ordering"]["name"]](config["ordering"]),
-        packing=PACKINGS[config["packing"]["name"]],
+        packing=PACKINGS[config["packing"]["name"]](**_knobs(config["packing"])),
         preemption=PREEMPTIONS[config["preemption"]["name"]](config["preemption"]),
         tenants=build_tenants(config["tenants"]),
         half_life_s=float(config["ordering"].get("half_life_s", 86_400.0)),
         whole_devices=config["packing"]["name"] == "exclusive",
+        max_memory_raises=int(config["cluster"].get("max_memory_raises", 3)),
     )
+
+
+def _knobs(policy: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in policy.items() if name != "name"}
 
 
 def build_tenants(tenants: Mapping[str, Any]) -> dict[str, Tenant]:

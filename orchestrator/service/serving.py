@@ -19,6 +19,7 @@ from orchestrator.service.devices_lock import machine_devices
 from orchestrator.service.leadership import Candidate, Heart, last_sign_of_life
 from orchestrator.service.reports import finish_study
 from orchestrator.service.rooms import build_cluster, build_policies, store_id
+from orchestrator.service.sharing_file import SharingFile
 from orchestrator.state import SchedulerState
 from orchestrator.tracking.supervisor import TrackingProcess
 
@@ -126,6 +127,7 @@ class Service:
             )
             cluster = build_cluster(self._config["cluster"], self._home, lease.term)
             loop = self._loop(cluster, lease.term, heart)
+            self._sharing = SharingFile(self._home)
             # First of all, since the next leader would know of this term's last sign of life only.
             loop.take_over(died_at)
             if not self._config["cluster"].get("address"):
@@ -166,6 +168,7 @@ class Service:
                 tracking.check_alive()
             try:
                 loop.cycle(CYCLE_S)
+                self._sharing.keep_up(loop.state.interference)
             except ClusterUnavailable as error:
                 self._say(f"the cluster is gone ({error}); starting it again")
                 loop.lose_cluster(f"the cluster was lost: {error}")

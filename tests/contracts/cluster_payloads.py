@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.schema import Outcome
 
 POINTS = 3
+GRANTED, TOO_MUCH = 1 << 30, 1 << 50
 SAVES = (1, 2)
 
 
@@ -34,6 +35,12 @@ def save(assignment, channel):
             (unfinished / "state").write_text(str(step))
             unfinished.rename(folder / f"step-{step}")
             channel.saved(step)
+    return Outcome()
+
+
+def say_what_it_takes(assignment, channel):
+    """Every rank says its own."""
+    channel.measured((assignment.rank + 1) * 1000, 2000, 0.5)
     return Outcome()
 
 
@@ -111,6 +118,13 @@ def grow(assignment, channel):
     return Outcome()
 
 
+def ask_for_too_much(assignment, channel):
+    """An allocation that no machine can make."""
+    import numpy as np
+
+    np.empty(TOO_MUCH, dtype=np.uint8)
+
+
 def write_place(assignment, channel):
     """Where the process sits: its cores, session, variables."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -122,6 +136,7 @@ def write_place(assignment, channel):
                 "session_leader": os.getsid(0) == os.getpid(),
                 "threads": os.environ["OMP_NUM_THREADS"],
                 "gpus": os.environ["CUDA_VISIBLE_DEVICES"],
+                "oom_score": int(Path("/proc/self/oom_score_adj").read_text()) if Path("/proc").exists() else 1000,
                 "sigint_blocked": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
             }
         )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.events import (
     RecordAllocation,
     RecordDevices,
+    RecordMeasured,
     RecordPoint,
     RecordPredictions,
     RecordStage,
@@ -218,7 +219,7 @@ class QueueContract:
 
     def test_the_ledger_comes_by_the_time_its_lines_were_opened(self, store: Store) -> None:
         late, early, other = line("x", 2.0), line("y", 1.0), line("z", 1.5, "study-2")
-        closed = replace(late, closed_at=3.0, busy_s=0.5)
+        closed = replace(late, closed_at=3.0, busy_s=0.5, peak_memory_bytes=2**41, utilisation=0.75)
         store.apply(
             [RecordStudy(study=study()), RecordStudy(study=study("study-2")), RecordAllocation(allocation=late)]
         )
@@ -235,6 +236,27 @@ class QueueContract:
         for again in (closed, replace(closed, closed_at=4.0)):
             refused(store, [RecordAllocation(allocation=again)], "bundle x: its line is closed")
         refused(store, [RecordAllocation(allocation=opened)], "bundle x: its line is in the ledger already")
+
+    def test_what_was_measured_is_on_the_open_line_and_leaves_the_rest_of_it_alone(
+        self, store: Store, trial: Trial
+    ) -> None:
+        store.apply([RecordAllocation(allocation=line("x"))])
+        for peak, utilisation in ((2**40, None), (2**41, 0.5)):
+            store.apply([RecordMeasured(bundle_id="x", peak_memory_bytes=peak, utilisation=utilisation)])
+            assert store.allocations() == [replace(line("x"), peak_memory_bytes=peak, utilisation=utilisation)]
+
+    def test_a_line_is_opened_measured_and_closed_in_one_call(self, store: Store, trial: Trial) -> None:
+        closed = replace(line("x"), closed_at=3.0, peak_memory_bytes=2**41)
+        measured = RecordMeasured(bundle_id="x", peak_memory_bytes=2**41, utilisation=None)
+        store.apply([RecordAllocation(allocation=line("x")), measured, RecordAllocation(allocation=closed)])
+        assert store.allocations() == [closed]
+
+    def test_a_line_that_is_closed_or_unknown_can_not_be_measured(self, store: Store, trial: Trial) -> None:
+        measured = RecordMeasured(bundle_id="x", peak_memory_bytes=1, utilisation=None)
+        refused(store, [measured], "bundle x: it has no line in the ledger")
+        store.apply([RecordAllocation(allocation=line("x"))])
+        store.apply([RecordAllocation(allocation=replace(line("x"), closed_at=3.0))])
+        refused(store, [measured], "bundle x: its line is closed")
 
     def test_a_line_that_is_unknown_or_of_no_study_is_refused(self, store: Store, trial: Trial) -> None:
         refused(store, [RecordAllocation(allocation=replace(line("x"), closed_at=2.0))], "no line in the ledger")

@@ -37,6 +37,11 @@ def line(bundle_id: str, opened_at: float = 1.0, study_id: str = "study-1") -> A
         share=0.5,
         opened_at=opened_at,
         memory_bytes=2**40,
+        estimated_memory_bytes=2**39,
+        estimated_from="first principles",
+        expected_s=8.5,
+        expected_low_s=4.0,
+        expected_high_s=18.0,
     )
 
 

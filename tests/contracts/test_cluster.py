@@ -25,6 +25,7 @@ from orchestrator.events import (
     BundleStopped,
     Event,
     Launch,
+    MemoryExceeded,
     NodeJoined,
     NodeLost,
     StageCompleted,
@@ -37,7 +38,7 @@ from orchestrator.ports import Cluster, ClusterUnavailable
 from orchestrator.schema import Device, DeviceKind, Outcome, Placement, Stage
 from tests.contracts import cluster_payloads
 
-TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
+TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 PAYLOADS = (str(Path(cluster_payloads.__file__).parents[2]),)
 PATIENCE_S = 60.0
 STOP_GRACE_S = 0.5
@@ -234,6 +235,14 @@ class ClusterContract:
         assert last.error.splitlines()[-1] == "ValueError: the loss is not a number"
         assert rig.cluster.available_outputs([launch.stage.key]) == set()
 
+    def test_memory_that_is_refused_is_memory_exceeded_with_what_was_asked_for(self, rig):
+        launch = rig.launch("ask_for_too_much", memory_bytes=cluster_payloads.GRANTED)
+        last = rig.to_the_end(launch)[-1]
+        assert isinstance(last, MemoryExceeded)
+        assert last.limit_bytes == cluster_payloads.GRANTED
+        assert last.used_bytes >= cluster_payloads.TOO_MUCH
+        assert rig.cluster.available_outputs([launch.stage.key]) == set()
+
     def test_stop_ends_a_bundle_without_output(self, rig):
         launch = rig.launch("until_stopped")
         rig.cluster.stop(launch.bundle_id, "pruned")
@@ -322,12 +331,22 @@ class ProcessContract(ClusterContract):
         assert isinstance(last, WorkerLost)
         assert last.reason.startswith("rank 1 ")
 
-    def test_a_bundle_over_its_memory_is_lost_with_the_reason(self, rig):
+    def test_a_bundle_over_its_memory_is_ended_with_both_numbers(self, rig):
         if rig.devices[0].kind is DeviceKind.CUDA:
-            pytest.skip("on a GPU the allocator is the limit, and host memory has none")
+            pytest.skip("on a GPU the allocator is the limit")
         last = rig.to_the_end(rig.launch("grow", memory_bytes=200 << 20))[-1]
-        assert isinstance(last, WorkerLost)
-        assert f"memory_bytes={200 << 20}" in last.reason
+        assert isinstance(last, MemoryExceeded)
+        assert last.used_bytes > last.limit_bytes == 200 << 20
+        assert not last.on_host
+
+    def test_a_bundle_over_its_memory_harms_no_neighbour(self, rig):
+        if rig.devices[0].kind is DeviceKind.CUDA:
+            pytest.skip("on a GPU the allocator is the limit")
+        neighbour = rig.launch("until_stopped", memory_bytes=200 << 20)
+        rig.until(neighbour, StageReported)
+        rig.to_the_end(rig.launch("grow", memory_bytes=200 << 20))
+        rig.cluster.stop(neighbour.bundle_id, "seen enough")
+        assert isinstance(rig.to_the_end(neighbour)[-1], BundleStopped)
 
     def test_a_process_sits_on_its_device_in_a_session_of_its_own(self, rig):
         launch = rig.launch("write_place")
@@ -335,6 +354,7 @@ class ProcessContract(ClusterContract):
         place = ast.literal_eval((rig.artifacts.stage(launch.stage.key) / "place.txt").read_text())
         assert place["session_leader"]
         assert not place["sigint_blocked"]
+        assert place["oom_score"] >= 500
         if launch.devices[0].kind is DeviceKind.CUDA:
             assert place["gpus"] == str(launch.devices[0].index)
         else:
@@ -383,6 +403,8 @@ def play(launch: Launch) -> Script:
     payload = launch.stage.entrypoint.partition(":")[2]
     if payload == "fail":
         return Script(duration_s=3.0, raises="ValueError: the loss is not a number", ends_at=0.5)
+    if payload == "ask_for_too_much":
+        return Script(duration_s=3.0, needs_bytes=cluster_payloads.TOO_MUCH, ends_at=0.5)
     reports = {step: {"train/loss": 1.0 / step} for step in range(1, cluster_payloads.POINTS + 1)}
     saves = cluster_payloads.SAVES if payload == "save" else ()
     return Script(duration_s=3.0, reports=reports, saves=saves, outcome=Outcome(metrics={"eval/accuracy": 0.5}))

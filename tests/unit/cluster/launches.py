@@ -3,12 +3,12 @@
 import time
 from pathlib import Path
 
-from orchestrator.events import BundleStopped, Launch, StageCompleted, StageRaised, WorkerLost
+from orchestrator.events import BundleStopped, Launch, MemoryExceeded, StageCompleted, StageRaised, WorkerLost
 from orchestrator.schema import Placement, Stage
 from tests.contracts import cluster_payloads
 
 ROOT = str(Path(cluster_payloads.__file__).parents[2])
-TERMINAL = (StageCompleted, StageRaised, WorkerLost, BundleStopped)
+TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 
 
 def make_launch(devices, payload="succeed", *, bundle_id="b", key="", config=None, budget_steps=3):

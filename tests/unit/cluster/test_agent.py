@@ -18,6 +18,7 @@ from orchestrator.events import (
     BundleStopped,
     NodeJoined,
     StageCompleted,
+    StageMeasured,
     StageRaised,
     StageReported,
     WorkerLost,
@@ -63,6 +64,18 @@ def gone(pid, patience_s=5.0):
 
 def children():
     return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_what_the_processes_of_a_gang_take_comes_as_one_event(agent, config):
+    devices = config.devices[:2]
+    agent.launch(make_launch(devices, "say_what_it_takes", bundle_id="b1"))
+    measured = wait_for(agent, "b1", StageMeasured)
+    assert (measured.memory_bytes, measured.host_memory_bytes, measured.utilisation) == (
+        len(devices) * 1000,
+        len(devices) * 2000,
+        0.5,
+    )
+    assert isinstance(wait_for(agent, "b1"), StageCompleted)
 
 
 def test_a_dead_forkserver_loses_its_bundles_and_is_replaced(agent, config):

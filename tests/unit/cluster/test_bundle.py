@@ -1,10 +1,13 @@
 """The pure state machine of a bundle's processes: which causes win, and that reports wait for the start."""
 
 from cluster.bundle import Bundle, RankProcess
+from cluster.memory import Excess
 from orchestrator.events import (
     BundleStarted,
     BundleStopped,
+    MemoryExceeded,
     StageCompleted,
+    StageMeasured,
     StageRaised,
     StageReported,
     StageSaved,
@@ -87,12 +90,23 @@ def test_the_first_to_raise_is_quoted_and_the_rest_were_killed_by_us():
     assert bundle.verdict(3.0, []) == StageRaised(at=3.0, bundle_id="b", error="cause")
 
 
-def test_memory_is_the_reason_if_it_was_ours():
+def test_memory_is_the_reason_if_it_was_ended_for_it():
     bundle = make(1)
-    bundle.kill_reason = "over its limit"
+    bundle.excess = Excess(used_bytes=3, limit_bytes=2, on_host=True)
     assert bundle.doomed
     bundle.exited(0, -9, killed=True)
-    assert bundle.verdict(3.0, []) == WorkerLost(at=3.0, bundle_id="b", reason="over its limit")
+    assert bundle.verdict(3.0, []) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=3, limit_bytes=2, on_host=True)
+
+
+def test_memory_that_one_rank_was_refused_explains_what_its_peers_raise_and_die_of():
+    bundle = make(3)
+    bundle.message(0, raised("connection closed by peer", 2.0))
+    bundle.message(1, {"kind": "exceeded", "at": 2.1, "used_bytes": 9, "limit_bytes": 8, "on_host": False})
+    assert bundle.doomed
+    bundle.exited(0, 1, killed=False)
+    bundle.exited(1, 1, killed=False)
+    bundle.exited(2, -6, killed=False)
+    assert bundle.verdict(3.0, []) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=9, limit_bytes=8)
 
 
 def test_an_exit_without_an_answer():
@@ -125,3 +139,43 @@ def test_a_committed_output_counts_even_if_nobody_saw_the_exit():
     bundle.message(0, COMPLETED)
     bundle.vanished(0, "its forkserver died")
     assert isinstance(bundle.verdict(3.0, []), StageCompleted)
+
+
+def measured(memory_bytes, utilisation, at=2.0):
+    return {
+        "kind": "measured",
+        "at": at,
+        "memory_bytes": memory_bytes,
+        "host_memory_bytes": 2 * memory_bytes,
+        "utilisation": utilisation,
+    }
+
+
+def test_what_a_process_takes_is_told_at_once():
+    bundle = make(1)
+    bundle.message(0, STARTED)
+    assert bundle.message(0, measured(100, 0.5)) == [
+        StageMeasured(at=2.0, bundle_id="b", memory_bytes=100, host_memory_bytes=200, utilisation=0.5)
+    ]
+
+
+def test_a_gang_takes_of_each_device_what_its_largest_process_takes_and_of_the_host_what_all_do():
+    bundle = make(2)
+    for rank in range(2):
+        bundle.message(rank, STARTED)
+    assert bundle.message(0, measured(100, 0.5)) == []
+    assert bundle.message(1, measured(300, 1.0, at=3.0)) == [
+        StageMeasured(at=3.0, bundle_id="b", memory_bytes=300, host_memory_bytes=800, utilisation=0.75)
+    ]
+    assert bundle.message(0, measured(400, 0.5, at=4.0)) == [
+        StageMeasured(at=4.0, bundle_id="b", memory_bytes=400, host_memory_bytes=1400, utilisation=0.75)
+    ]
+
+
+def test_a_gang_is_as_well_known_as_the_least_known_of_its_processes():
+    bundle = make(2)
+    for rank in range(2):
+        bundle.message(rank, STARTED)
+    bundle.message(0, measured(100, None))
+    (event,) = bundle.message(1, measured(100, 1.0))
+    assert event.utilisation is None

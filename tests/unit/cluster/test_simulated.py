@@ -8,6 +8,7 @@ from cluster.simulated import Script, SimulatedCluster
 from orchestrator.events import (
     BundleStarted,
     BundleStopped,
+    MemoryExceeded,
     NodeJoined,
     NodeLost,
     StageCompleted,
@@ -16,7 +17,7 @@ from orchestrator.events import (
     StageSaved,
     WorkerLost,
 )
-from orchestrator.schema import Device, DeviceKind, Outcome
+from orchestrator.schema import Device, DeviceKind, Node, Outcome
 from tests.unit.cluster.launches import make_launch
 
 DEVICES = tuple(
@@ -32,9 +33,10 @@ def make(script, **arguments):
     return cluster
 
 
-def launch(cluster, bundle_id="b", key="key", node=0, **stage):
+def launch(cluster, bundle_id="b", key="key", node=0, memory_bytes=0, **stage):
     launch = make_launch(DEVICES[node : node + 1], bundle_id=bundle_id, key=key, budget_steps=10)
-    launch = replace(launch, stage=replace(launch.stage, **stage))
+    placement = replace(launch.placement, memory_bytes=memory_bytes)
+    launch = replace(launch, stage=replace(launch.stage, **stage), placement=placement)
     cluster.launch(launch)
     return launch
 
@@ -167,3 +169,139 @@ def test_the_same_script_gives_the_same_history():
         return history(cluster, 120.0)
 
     assert play() == play()
+
+
+# --- what a simulation asks for beyond ports.Cluster -----------------------------------------------------------------
+
+
+def stage_ends(cluster, until):
+    return {e.bundle_id: e.at for e in history(cluster, until) if isinstance(e, StageCompleted)}
+
+
+def sharing(launch, others):
+    """Twice as long beside one other, three times beside two."""
+    return 1.0 + len(others)
+
+
+def test_a_script_may_be_just_a_duration():
+    cluster = make(20.0)
+    launch(cluster)
+    assert stage_ends(cluster, 130.0) == {"b": 120.0}
+
+
+def test_who_shares_a_device_slows_down_from_then_on():
+    cluster = make(20.0, slowdown=sharing)
+    launch(cluster, "b1", "k1")
+    history(cluster, 110.0)
+    launch(cluster, "b2", "k2")
+    # b1 has 10 s left and takes 20; b2 has done half by then, and does the rest alone.
+    assert stage_ends(cluster, 200.0) == {"b1": 130.0, "b2": 140.0}
+
+
+def test_who_sits_elsewhere_slows_nobody_down():
+    cluster = make(20.0, slowdown=sharing)
+    launch(cluster, "b1", "k1", node=0)
+    launch(cluster, "b2", "k2", node=1)
+    assert stage_ends(cluster, 200.0) == {"b1": 120.0, "b2": 120.0}
+
+
+def test_reports_come_later_too_where_a_run_is_slowed_down():
+    cluster = make(Script(duration_s=20.0, reports={5: {}, 10: {}}), slowdown=sharing)
+    launch(cluster, "b1", "k1")
+    launch(cluster, "b2", "k2")
+    reports = [e.at for e in history(cluster, 200.0) if isinstance(e, StageReported) and e.bundle_id == "b1"]
+    assert reports == [120.0, 140.0]
+
+
+def test_a_slowed_run_stops_at_its_next_boundary():
+    cluster = make(20.0, slowdown=sharing)
+    launch(cluster, "b1", "k1")
+    launch(cluster, "b2", "k2")
+    history(cluster, 105.0)
+    cluster.stop("b1", "preempted")
+    # A step takes 4 s, so the second one ends at 108.
+    assert [e.at for e in history(cluster, 200.0) if isinstance(e, BundleStopped)] == [108.0]
+
+
+def test_what_lasts_forever_never_ends():
+    cluster = make(float("inf"))
+    launch(cluster)
+    assert history(cluster, 1e6) == [BundleStarted(at=100.0, bundle_id="b")]
+    assert cluster.idle()
+
+
+def test_starts_need_not_be_told():
+    cluster = make(20.0, announce_starts=False)
+    launch(cluster)
+    assert [type(e) for e in history(cluster, 130.0)] == [StageCompleted]
+
+
+def test_arrivals_happen_at_their_time_after_what_else_happens_then():
+    def arrive(number):
+        return lambda: [NodeLost(at=number, node_id=f"arrival {number}", reason="")]
+
+    cluster = make(20.0, arrivals=[(110.0, arrive(1)), (120.0, arrive(2)), (120.0, arrive(3))])
+    launch(cluster)
+    events = history(cluster, 130.0)[1:]
+    told = [(cluster_event.at, getattr(cluster_event, "node_id", "end")) for cluster_event in events]
+    assert told == [(1, "arrival 1"), (120.0, "end"), (2, "arrival 2"), (3, "arrival 3")]
+
+
+def test_an_arrival_is_made_once_its_time_has_come():
+    made = []
+
+    def arrivals():
+        for number in range(3):
+            yield 110.0 + number, lambda number=number: made.append(number) or []
+
+    cluster = make(20.0, arrivals=arrivals())
+    cluster.poll(10.0)
+    assert made == [0]
+    cluster.poll(0.5)
+    assert made == [0]
+    cluster.poll(1.0)
+    assert made == [0, 1]
+
+
+def test_it_is_idle_once_nothing_will_happen():
+    cluster = make(20.0, arrivals=[(110.0, list)])
+    assert not cluster.idle()
+    cluster.poll(10.0)
+    assert cluster.idle()
+    launch(cluster)
+    assert not cluster.idle()
+
+
+def test_polling_an_idle_cluster_forever_moves_no_clock():
+    cluster = make(20.0)
+    assert cluster.poll(float("inf")) == []
+    assert cluster.now() == 100.0
+
+
+def test_outputs_and_checkpoints_of_stages_that_nobody_needs_are_not_kept():
+    cluster = make(20.0, keeps=lambda stage: stage.key == "kept")
+    for key in ("kept", "dropped"):
+        launch(cluster, key, key)
+    history(cluster, 130.0)
+    assert cluster.available_outputs(["kept", "dropped"]) == {"kept"}
+    assert cluster.keep_checkpoint("study", "dropped") is None
+
+
+def test_a_run_that_needs_more_memory_than_it_was_given_exceeds_it_and_then_fits():
+    cluster = make(Script(duration_s=20.0, needs_bytes=200, ends_at=0.5))
+    launch(cluster, "b1", "k1", memory_bytes=100)
+    launch(cluster, "b2", "k2", memory_bytes=200)
+    ends = {e.bundle_id: (type(e), e.at) for e in history(cluster, 200.0) if not isinstance(e, BundleStarted)}
+    assert ends == {"b1": (MemoryExceeded, 110.0), "b2": (StageCompleted, 120.0)}
+
+
+def test_a_node_may_have_no_devices_and_work_may_need_none():
+    node = Node(node_id="host", devices=(), cpus=4.0, host_memory_bytes=1 << 30)
+    cluster = SimulatedCluster(nodes=[node], script=lambda launch: 5.0)
+    cluster.start()
+    (joined,) = cluster.poll(0.0)
+    assert (joined.node_id, joined.cpus, joined.host_memory_bytes) == ("host", 4.0, 1 << 30)
+    made = make_launch(())
+    cluster.launch(replace(made, placement=replace(made.placement, node_ids=("host",))))
+    cluster.lose_node("host", 2.0, "gone")
+    assert [type(e) for e in history(cluster, 10.0)] == [BundleStarted, WorkerLost, NodeLost]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import wire, worker
-from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
+from orchestrator.schema import CUDA_CONTEXT_BYTES, Assignment, DeviceKind, Outcome, Stage
 
 TOTAL_BYTES = 80 << 30
 
@@ -53,8 +53,9 @@ def assignment(kind, memory_bytes=0, entrypoint="", rank=0):
 @pytest.mark.parametrize(
     ("kind", "memory_bytes", "said"),
     [
-        (DeviceKind.CUDA, 20 << 30, [2, (0.25, 0)]),  # its only visible device is number 0
+        (DeviceKind.CUDA, (20 << 30) + CUDA_CONTEXT_BYTES, [2, (0.25, 0)]),  # its only visible device is number 0
         (DeviceKind.CUDA, 2 * TOTAL_BYTES, [2, (1.0, 0)]),
+        (DeviceKind.CUDA, CUDA_CONTEXT_BYTES // 2, [2, (0.0, 0)]),
         (DeviceKind.CUDA, 0, [2]),
         (DeviceKind.CPU, 20 << 30, [2]),
     ],
