@@ -18,7 +18,7 @@ from orchestrator.events import (
     TrialsAdded,
 )
 from orchestrator.keys import warm_variant
-from orchestrator.ports import Clock, Cluster, Store, StoreUnavailable
+from orchestrator.ports import Clock, Cluster, LeaderStore, StoreUnavailable
 from orchestrator.recovery import demands_of, restore_study, stages_of_trials
 from orchestrator.schema import Command, CommandKind, Demand, DeviceKind, Outcome, Study, Trial, TrialState, Variant
 from orchestrator.state import SchedulerState
@@ -34,7 +34,7 @@ class Refused(Exception):
 class CommandDesk:
     """Turns commands into events of the machine, and their effects into answers."""
 
-    def __init__(self, state: SchedulerState, store: Store, cluster: Cluster, clock: Clock) -> None:
+    def __init__(self, state: SchedulerState, store: LeaderStore, cluster: Cluster, clock: Clock) -> None:
         self._state = state
         self._store = store
         self._cluster = cluster
@@ -121,8 +121,7 @@ class CommandDesk:
             lines = self._store.allocations(study_id)
             instructions += restore_study(self._state, self._store, study, self.outputs_at_hand, self._clock.now())
             # As use they were counted when this term began, or when they were closed in it.
-            known = {line.bundle_id for line in self._state.closed} | self._state.bundles.keys()
-            self._state.closed += [a for a in lines if a.closed_at is not None and a.bundle_id not in known]
+            self._state.restore_lines(study_id, lines)
         if target == study_id:
             return self._state.study_trials(study_id)
         return [self._state.trials[target]]
@@ -270,7 +269,7 @@ class CommandDesk:
         last = trial.variant.stages[-1]
         runs = {trial.study_id: 0.0} | {
             line.study_id: line.opened_at
-            for line in self._state.closed
+            for line in self._state.ledger.concerning(trial.study_id)
             if line.stage_key == last.key and trial.trial_id in line.trial_ids
         }
         for study_id in sorted(runs, key=lambda study_id: -runs[study_id]):

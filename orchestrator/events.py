@@ -107,6 +107,31 @@ class StageSaved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageMeasured:
+    """What the bundle really takes, after its first steps and whenever it grows: the most memory so far of one device
+    [bytes], of the host in all [bytes], and the part of the time since its first step in which it kept the share of
+    the device that it holds busy (0 to 1; None while nobody can say)."""
+
+    at: float
+    bundle_id: str
+    memory_bytes: int
+    host_memory_bytes: int
+    utilisation: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryExceeded:
+    """The bundle took more memory than it was given and was ended for it. `on_host`: of the host, not of a device.
+    `used_bytes` is what it had or asked for when it was ended, `limit_bytes` what it was given."""
+
+    at: float
+    bundle_id: str
+    used_bytes: int
+    limit_bytes: int
+    on_host: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageCompleted:
     """The stage's output is committed and its processes have ended."""
 
@@ -213,6 +238,18 @@ class LeaderLost:
     reason: str
 
 
+BundleEvent = (
+    BundleStarted
+    | StageReported
+    | StageSaved
+    | StageMeasured
+    | MemoryExceeded
+    | StageCompleted
+    | StageRaised
+    | WorkerLost
+    | BundleStopped
+)
+
 Event = (
     StudySubmitted
     | LedgerRestored
@@ -224,18 +261,10 @@ Event = (
     | LeaderLost
     | PlacementsDecided
     | PreemptionDecided
-    | BundleStarted
-    | StageReported
-    | StageSaved
-    | StageCompleted
-    | StageRaised
-    | WorkerLost
-    | BundleStopped
     | HaltRequested
     | QueueRequested
+    | BundleEvent
 )
-
-BundleEvent = BundleStarted | StageReported | StageSaved | StageCompleted | StageRaised | WorkerLost | BundleStopped
 
 # --- instructions ----------------------------------------------------------------------------------------------------
 
@@ -288,6 +317,15 @@ class RecordAllocation:
     """Write a line of the ledger, opening it or closing it. A closed one never changes."""
 
     allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordMeasured:
+    """Write what an open line of the ledger has used so far: see `Allocation`."""
+
+    bundle_id: str
+    peak_memory_bytes: int
+    utilisation: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +389,7 @@ Record = (
     | RecordTrial
     | RecordStage
     | RecordAllocation
+    | RecordMeasured
     | RecordDevices
     | RecordPoint
     | RecordAnswer

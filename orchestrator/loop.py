@@ -5,10 +5,12 @@ means, orders and packs the queue over one snapshot, commits every change to the
 that it knows it can read from the store again: whoever leads next goes on where this one was.
 """
 
+import heapq
+import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -24,16 +26,15 @@ from orchestrator.events import (
     PreemptionDecided,
     QueueRequested,
     Record,
-    RecordPredictions,
     RecordStudy,
     Stop,
     StudyFinished,
     StudyForgotten,
 )
-from orchestrator.forecast import forecast
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
-from orchestrator.ports import Clock, Cluster, ClusterUnavailable, Store, StoreUnavailable
+from orchestrator.ports import Clock, Cluster, ClusterUnavailable, LeaderStore, StoreUnavailable
+from orchestrator.predictions import Predictions
 from orchestrator.recovery import restore_ledger, restore_study
 from orchestrator.schema import (
     Allocation,
@@ -41,16 +42,15 @@ from orchestrator.schema import (
     Outcome,
     Prediction,
     Request,
-    Snapshot,
-    Stage,
     Study,
     Tenant,
     Trial,
     TrialState,
 )
-from orchestrator.sharing.changes import after_placements
 from orchestrator.sharing.preemption import PreemptionPolicy
+from orchestrator.sharing.preemption import never as keep_all
 from orchestrator.sharing.quota import admit
+from orchestrator.snapshot import Head, Snapshot
 from orchestrator.state import SchedulerState
 from orchestrator.stopping import STOPPINGS, StoppingPolicy, never
 
@@ -59,8 +59,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STORE_RETRY_S = 0.5
-# Forecasts are made for the queue as a whole; their cost is kept below this part of the time.
-FORECAST_EVERY_S, FORECAST_PART = 2.0, 0.02
 # So many requests are forecast, and so many placed, in one cycle at most: a cycle over ten thousand stays short.
 FORECAST_AHEAD, PLACED_AT_ONCE = 300, 100
 # A study that ended stays in mind for a while: people extend and clone what they have just seen end.
@@ -72,7 +70,8 @@ Finish = Callable[[Study, Sequence[Trial], Sequence[Allocation], Sequence[Predic
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """How the queue is served. `half_life_s`: of what tenants have used, for the orderings that look at it.
-    `whole_devices`: the packing gives no shares of devices."""
+    `whole_devices`: the packing gives no shares of devices. `max_memory_raises`: how often a stage may be given more
+    memory than it asked for before its trials fail."""
 
     ordering: OrderingPolicy
     packing: PackingPolicy
@@ -80,6 +79,7 @@ class Policies:
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     half_life_s: float = 86_400.0
     whole_devices: bool = False
+    max_memory_raises: int = 3
 
     def new_state(self, max_attempts: int) -> SchedulerState:
         """An empty machine that counts as these policies do."""
@@ -88,6 +88,7 @@ class Policies:
             tenants=self.tenants,
             half_life_s=self.half_life_s,
             whole_devices=self.whole_devices,
+            max_memory_raises=self.max_memory_raises,
         )
 
 
@@ -95,20 +96,25 @@ class SchedulingLoop:
     """Schedules what is in a store onto a cluster, for as long as its `term` lasts.
 
     max_attempts: how often a stage may be lost with its worker before its trials fail. finish: makes the report of a
-    study that is over. term: of the caller's lease; 0 for a store that nobody else uses.
+    study that is over. term: of the caller's lease; 0 for a store that nobody else uses. forecasts: keep when trials
+    were first expected to start and to end. new_bundle_id: ids that never came before; decisions may break ties by
+    them. forget_after_s: how long a study that is over stays in mind.
     """
 
     def __init__(
         self,
         *,
         cluster: Cluster,
-        store: Store,
+        store: LeaderStore,
         clock: Clock,
         policies: Policies,
         max_attempts: int,
         finish: Finish,
         term: int = 0,
         pause: Callable[[float], None] = time.sleep,
+        forecasts: bool = True,
+        new_bundle_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
+        forget_after_s: float = FORGET_AFTER_S,
     ) -> None:
         self.state = policies.new_state(max_attempts)
         self._cluster = cluster
@@ -119,12 +125,17 @@ class SchedulingLoop:
         self._term = term
         self._batch = 0
         self._pause = pause
+        self._forecasts = forecasts
+        self._new_bundle_id = new_bundle_id
+        self._forget_after_s = forget_after_s
         self._desk = CommandDesk(self.state, store, cluster, clock)
-        self._predicted: set[str] = set()
-        self._forecast_due_at = 0.0
+        self._predictions = Predictions(self.state)
         self._waiting_since: float | None = None
         self._more_to_place = False
-        self._reports_waiting: set[str] = set()
+        self._unjudged: Sequence[str] = ()
+        self._nodes_recorded = -1
+        self._reports_waiting: dict[str, None] = {}
+        self._to_forget: list[tuple[float, str]] = []
 
     # --- taking over and letting go ----------------------------------------------------------------------------------
 
@@ -134,7 +145,7 @@ class SchedulingLoop:
         instructions: list[Instruction] = []
         for study in studies:
             instructions += restore_study(self.state, self._store, study, self._outputs_at_hand, self._clock.now())
-            self._predicted |= {p.trial_id for p in self._store.predictions(study.study_id)}
+            self._predictions.know(p.trial_id for p in self._store.predictions(study.study_id))
         instructions += restore_ledger(self.state, self._store, beat_at)
         instructions += self.state.handle(LeaderLost(at=beat_at, reason="the process that led died"))
         instructions += self._send_back_for_inputs()
@@ -180,21 +191,27 @@ class SchedulingLoop:
         instructions = self._decide(events)
         instructions += self._desk.handle(commands)
         # 4. Which trials have run long enough.
-        instructions += self._decide(self._verdicts())
+        touched = self.state.take_touched()
+        instructions += self._decide(self._verdicts([*self._unjudged, *touched]))
         snapshot = self.state.snapshot(self._clock.now())
         self._more_to_place = False
-        if snapshot.queue and snapshot.devices:
-            # 5. Who goes next, within whose quota.
-            ordered, _ = admit(self._policies.ordering(self.state.without_impossible(snapshot)), snapshot)
+        if len(self.state.queue) and snapshot.room.nodes:
+            # 5. Who goes next, within whose quota: asked for as far as somebody wants to know.
+            service, _ = admit(self._policies.ordering(self.state.without_impossible(snapshot)), snapshot)
             # 6. Onto which devices, and 7. who makes room for those that don't fit.
-            placed, unplaced, decided = self._place(snapshot, ordered)
+            placed, unplaced, decided = self._place(snapshot, iter(service))
             instructions += decided
-            if not self._more_to_place:
+            if unplaced and not self._more_to_place:
                 instructions += self._decide(self._make_room(placed, unplaced))
                 # 8. When the others can expect to start.
-                instructions += self._predict(unplaced[:FORECAST_AHEAD])
-        # 9. Studies that are over get their report.
-        instructions += self._close_studies()
+                if self._forecasts:
+                    instructions += self._predictions.of(unplaced[:FORECAST_AHEAD], self._clock.now())
+        # Also 7: who leaves a device because sharing it was measured to do no good.
+        instructions += self._decide(self.state.sharing_to_undo(self._clock.now()))
+        # 9. Studies that are over get their report; those that were over long ago are forgotten.
+        self._unjudged = self.state.take_touched()
+        instructions += self._close_studies([*touched, *self._unjudged])
+        instructions += self._forget_studies()
         # 10. Commit, then act.
         self._carry_out(instructions)
 
@@ -215,10 +232,12 @@ class SchedulingLoop:
     def _decide(self, events: Iterable[Event]) -> list[Instruction]:
         return [instruction for event in events for instruction in self.state.handle(event)]
 
-    def _verdicts(self) -> list[Event]:
+    def _verdicts(self, study_ids: Iterable[str]) -> list[Event]:
+        """Of the studies in which something has changed: a stopping policy looks at nothing but their trials."""
         events: list[Event] = []
-        for study_id, study in self.state.studies.items():
-            policy = self._stopping(study)
+        for study_id in dict.fromkeys(study_ids):
+            study = self.state.studies.get(study_id)
+            policy = never if study is None else self._stopping(study)
             stopped = tuple(policy(self.state.study_trials(study_id))) if policy is not never else ()
             if stopped:
                 reason = f"stopped early by {getattr(policy, '__name__', 'the stopping policy')}"
@@ -230,58 +249,39 @@ class SchedulingLoop:
         return STOPPINGS[study.config["stopping"]["name"]] if "stopping" in study.config else never
 
     def _place(
-        self, snapshot: Snapshot, ordered: Sequence[Request]
-    ) -> tuple[Snapshot, Sequence[Request], list[Instruction]]:
-        """The snapshot after placing, the requests that found no room, and what was decided."""
-        placements = tuple(self._policies.packing(snapshot.devices, ordered[:PLACED_AT_ONCE]))
-        # Whether there is room for more will show in the next cycle, which follows at once.
-        self._more_to_place = len(ordered) > len(placements) == PLACED_AT_ONCE
+        self, snapshot: Snapshot, service: Iterator[Request]
+    ) -> tuple[Collection[str], Sequence[Request], list[Instruction]]:
+        """The bundles that start, the first of the requests that found no room if anybody wants to know, and what was
+        decided. `service`: the order of service; what is behind its head is looked at before anything is placed."""
+        head = Head(service, PLACED_AT_ONCE)
+        placements = tuple(self._policies.packing(snapshot, head))
+        placed = {placement.stage_key for placement in placements}
+        unplaced: Sequence[Request] = ()
+        if self._forecasts or self._policies.preemption is not keep_all:
+            first = itertools.islice(itertools.chain(head, service), len(placed) + FORECAST_AHEAD)
+            unplaced = [request for request in first if request.stage_key not in placed]
         if not placements:
-            return snapshot, ordered, []
-        bundle_ids = tuple(uuid.uuid4().hex[:12] for _ in placements)
+            return (), unplaced, []
+        bundle_ids = tuple(self._new_bundle_id() for _ in placements)
         now = self._clock.now()
         instructions = self._decide([PlacementsDecided(at=now, placements=placements, bundle_ids=bundle_ids)])
-        placed = {placement.stage_key for placement in placements}
-        unplaced = [request for request in ordered if request.stage_key not in placed]
-        return after_placements(snapshot, placements), unplaced, instructions
+        # Whether there is room for more will show in the next cycle, which follows at once.
+        self._more_to_place = len(placements) == PLACED_AT_ONCE and len(self.state.queue) > 0
+        return bundle_ids, unplaced, instructions
 
-    def _make_room(self, snapshot: Snapshot, unplaced: Sequence[Request]) -> list[Event]:
-        if not unplaced or not snapshot.residents:
+    def _make_room(self, placed: Collection[str], unplaced: Sequence[Request]) -> list[Event]:
+        """Who is asked to leave, now that these bundles are placed."""
+        if self._policies.preemption is keep_all or len(self.state.bundles) == len(placed):
             return []
+        snapshot = self.state.snapshot(self._clock.now(), without=placed)
         preemptions = self._policies.preemption(snapshot, unplaced, self._policies.ordering)
         return [PreemptionDecided(at=snapshot.at, bundle_ids=p.bundle_ids, reason=p.reason) for p in preemptions]
 
-    def _predict(self, unplaced: Sequence[Request]) -> list[Instruction]:
-        """The first expectation of every trial, kept so that the report can say how good it was."""
-        now = self._clock.now()
-        unpredicted = [r for r in unplaced if not self._predicted.issuperset(r.trial_ids)]
-        if not unpredicted or now < self._forecast_due_at:
-            return []
-        started = time.perf_counter()
-        expected = forecast(self.state, unplaced, now)
-        cost_s = time.perf_counter() - started
-        self._forecast_due_at = now + max(FORECAST_EVERY_S, cost_s / FORECAST_PART)
-        predictions = tuple(
-            Prediction(
-                trial_id=trial_id,
-                study_id=self.state.trials[trial_id].study_id,
-                made_at=now,
-                start_at=expectation.start_at,
-                end_at=expectation.end_at,
-            )
-            for trial_id, expectation in expected.items()
-            if trial_id not in self._predicted
-            and expectation.start_at is not None
-            and self.state.trials[trial_id].state is TrialState.QUEUED
-            and all(self.state.durations.knows(stage) for stage in _stages_left(self.state.trials[trial_id]))
-        )
-        self._predicted.update(prediction.trial_id for prediction in predictions)
-        return [RecordPredictions(predictions=predictions)] if predictions else []
-
-    def _close_studies(self) -> list[Instruction]:
+    def _close_studies(self, study_ids: Iterable[str]) -> list[Instruction]:
         instructions: list[Instruction] = []
-        for study_id, study in list(self.state.studies.items()):
-            if study.ended_at is None and self.state.finished(study_id):
+        for study_id in dict.fromkeys([*self._reports_waiting, *study_ids]):
+            study = self.state.studies.get(study_id)
+            if study is not None and study.ended_at is None and self.state.finished(study_id):
                 ended = replace(study, ended_at=self._clock.now())
                 trials, ledger = self.state.study_trials(study_id), self.state.allocations(study_id)
                 predictions = self._when_there(partial(self._store.predictions, study_id))
@@ -290,15 +290,33 @@ class SchedulingLoop:
                 except OSError as error:  # a full disk: the study stays open until its report can be written
                     self._say_report_waits(study_id, error)
                     continue
-                self.state.studies[study_id] = ended
+                study = self.state.studies[study_id] = ended
                 instructions.append(RecordStudy(study=ended, finished=finished))
-            elif study.ended_at is not None and self._clock.now() - study.ended_at > FORGET_AFTER_S:
-                instructions += self.state.handle(StudyForgotten(at=self._clock.now(), study_id=study_id))
+            self._reports_waiting.pop(study_id, None)
+            if study is not None and study.ended_at is not None:
+                heapq.heappush(self._to_forget, (study.ended_at + self._forget_after_s, study_id))
+        return instructions
+
+    def _forget_studies(self) -> list[Instruction]:
+        now = self._clock.now()
+        instructions: list[Instruction] = []
+        while self._to_forget and self._to_forget[0][0] < now:
+            _, study_id = heapq.heappop(self._to_forget)
+            study = self.state.studies.get(study_id)
+            # One that went on since then, and ended again, stands here a second time.
+            if study is None or study.ended_at is None or study.ended_at + self._forget_after_s >= now:
+                continue
+            trial_ids = self.state.study_trial_ids[study_id]
+            instructions += self.state.handle(StudyForgotten(at=now, study_id=study_id))
+            if study_id in self.state.studies:  # it shares what it held with a study that is open
+                heapq.heappush(self._to_forget, (now + self._forget_after_s, study_id))
+            else:
+                self._predictions.forget(trial_ids)
         return instructions
 
     def _say_report_waits(self, study_id: str, error: OSError) -> None:
         if study_id not in self._reports_waiting:
-            self._reports_waiting.add(study_id)
+            self._reports_waiting[study_id] = None
             logger.warning("%s is over, its report can't be written yet: %s", study_id, error)
 
     def _outputs_at_hand(self, stage_keys: Iterable[str]) -> dict[str, Outcome]:
@@ -307,7 +325,11 @@ class SchedulingLoop:
     # --- commit, then act --------------------------------------------------------------------------------------------
 
     def _carry_out(self, instructions: Sequence[Instruction]) -> None:
-        self._commit([i for i in instructions if not isinstance(i, Launch | Stop)])
+        records: list[Record] = [i for i in instructions if not isinstance(i, Launch) and not isinstance(i, Stop)]
+        if self.state.room.nodes_revision != self._nodes_recorded:
+            self._nodes_recorded = self.state.room.nodes_revision
+            records.insert(0, self.state.record_devices())
+        self._commit(records)
         for instruction in instructions:
             match instruction:
                 case Launch():
@@ -348,7 +370,3 @@ class SchedulingLoop:
         if self._waiting_since is not None:
             logger.warning("store: there again after %.0f s", time.monotonic() - self._waiting_since)
             self._waiting_since = None
-
-
-def _stages_left(trial: Trial) -> tuple[Stage, ...]:
-    return trial.variant.stages[trial.stage_index :]

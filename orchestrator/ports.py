@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.events import Event, Launch, Record, RecordStudy, RecordTrial
 from orchestrator.schema import (
@@ -36,6 +36,18 @@ class LeaseLost(Exception):
     """Another process leads by now; nothing of the refused call was written."""
 
 
+class TraceError(Exception):
+    """A trace can't be used: the message names the file, the line (0: all of it), what is wrong and what would do."""
+
+    def __init__(self, file: str | Path, line: int, what: str, remedy: str) -> None:
+        super().__init__(f"{file}:{line}: {what}; {remedy}" if line else f"{file}: {what}; {remedy}")
+        self._parts = file, line, what, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels between processes."""
+        return type(self), self._parts
+
+
 class TransitionRefused(Exception):
     """A record doesn't fit what the store holds (another state than `was`, a closed ledger line, an unknown trial), or
     asks for a transition that doesn't exist. Nothing of the refused call was written."""
@@ -63,8 +75,8 @@ class Cluster(Protocol):
     def poll(self, timeout_s: float) -> list[Event]:
         """The events since the last call, in the order they happened per bundle; waits for the first one at most
         `timeout_s`. Every launched bundle ends in exactly one of StageCompleted, StageRaised, WorkerLost,
-        BundleStopped, and nothing of it follows. Raises ClusterUnavailable once no node will ever come back by itself
-        (the Ray head is gone): then `close` and `start` are what is left."""
+        MemoryExceeded, BundleStopped, and nothing of it follows. Raises ClusterUnavailable once no node will ever come
+        back by itself (the Ray head is gone): then `close` and `start` are what is left."""
 
     def available_outputs(self, stage_keys: Sequence[str]) -> set[str]:
         """Those of `stage_keys` whose committed output is there and verifies against its checksums."""
@@ -106,10 +118,11 @@ class Tracker(Protocol):
         """How a person opens the study's comparison: a command or an address; empty if there is nothing to open."""
 
 
-class Store(Protocol):
-    """The durable truth. Any call raises StoreUnavailable while the store is locked, away or full."""
+class LeaderStore(Protocol):
+    """What a scheduling loop asks of a store, and all that it asks. A simulation gives it a recorder instead.
 
-    # --- the leader's ------------------------------------------------------------------------------------------------
+    Any call raises StoreUnavailable while the store is locked, away or full.
+    """
 
     def apply(self, records: Sequence[Record], *, term: int = 0, batch: int = 0) -> None:
         """All of them or none, committed when the call returns; the lease's beat goes on in the same transaction.
@@ -119,31 +132,11 @@ class Store(Protocol):
         the lease is of another term, TransitionRefused as that says.
         """
 
-    def lease(self) -> Lease:
-        """As it is now; term 0 and no holder if nobody ever led."""
-
-    def take_lease(self, seen: Lease, holder: Holder, config: Mapping[str, object], at: float) -> Lease | None:
-        """A lease of the next term, if the lease still is as `seen`, its beat included. None if it isn't."""
-
-    def renew_lease(self, term: int, at: float) -> None:
-        """A sign of life. Raises LeaseLost."""
-
-    def release_lease(self, term: int, at: float) -> None:
-        """Give the lease back; nothing happens if it is of another term."""
-
     def pending_commands(self) -> list[Command]:
         """Those not answered, oldest first."""
 
     def completed_stages(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """Those of `keys` that some study completed, with the outcome."""
-
-    # --- anybody's ---------------------------------------------------------------------------------------------------
-
-    def submit(self, command: Command, study: RecordStudy | None = None, trials: Sequence[RecordTrial] = ()) -> int:
-        """Queue a command, and the new study with its trials that it is about, in one transaction. Its id."""
-
-    def command(self, command_id: int) -> Command:
-        """Raises KeyError."""
 
     def study(self, study_id: str) -> Study:
         """Raises KeyError."""
@@ -160,11 +153,37 @@ class Store(Protocol):
     def allocations(self, study_id: str | None = None) -> list[Allocation]:
         """The ledger, of one study or of all, by the time its lines were opened."""
 
-    def devices(self) -> list[Device]:
-        """As the leader last recorded them, by node and index."""
-
     def predictions(self, study_id: str) -> list[Prediction]:
         """By trial id."""
+
+
+class Store(LeaderStore, Protocol):
+    """The durable truth, for everybody. Any call raises StoreUnavailable while the store is locked, away or full."""
+
+    # --- the lease ---------------------------------------------------------------------------------------------------
+
+    def lease(self) -> Lease:
+        """As it is now; term 0 and no holder if nobody ever led."""
+
+    def take_lease(self, seen: Lease, holder: Holder, config: Mapping[str, object], at: float) -> Lease | None:
+        """A lease of the next term, if the lease still is as `seen`, its beat included. None if it isn't."""
+
+    def renew_lease(self, term: int, at: float) -> None:
+        """A sign of life. Raises LeaseLost."""
+
+    def release_lease(self, term: int, at: float) -> None:
+        """Give the lease back; nothing happens if it is of another term."""
+
+    # --- anybody's ---------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command, study: RecordStudy | None = None, trials: Sequence[RecordTrial] = ()) -> int:
+        """Queue a command, and the new study with its trials that it is about, in one transaction. Its id."""
+
+    def command(self, command_id: int) -> Command:
+        """Raises KeyError."""
+
+    def devices(self) -> list[Device]:
+        """As the leader last recorded them, by node and index."""
 
     # --- the journal and its forwarder -------------------------------------------------------------------------------
 

@@ -1,13 +1,29 @@
 """The event machine as the store knows it: what a new leader takes over, and what everybody else looks at."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.estimate import stage_demand
 from orchestrator.events import Instruction, LedgerRestored, NodeJoined, StudySubmitted
-from orchestrator.ports import Store
-from orchestrator.schema import Allocation, Demand, Device, DeviceKind, Outcome, Stage, Study, Trial, TrialState
+from orchestrator.ports import LeaderStore, Store
+from orchestrator.schema import (
+    Allocation,
+    Demand,
+    Device,
+    DeviceKind,
+    Outcome,
+    Stage,
+    StageState,
+    Study,
+    Trial,
+    TrialState,
+)
 from orchestrator.state import SchedulerState
+from orchestrator.state.memory_raises import raised_bytes, with_more
+from orchestrator.state.records import StageRecord
+
+PAST_RUNS = 64
+"""How many runs of earlier studies a new leader, or whoever looks, learns from."""
 
 OutputsAtHand = Callable[[Collection[str]], Mapping[str, Outcome]]
 
@@ -32,7 +48,7 @@ def restore_devices(state: SchedulerState, store: Store) -> None:
 
 
 def restore_study(
-    state: SchedulerState, store: Store, study: Study, outputs_at_hand: OutputsAtHand, at: float
+    state: SchedulerState, store: LeaderStore, study: Study, outputs_at_hand: OutputsAtHand, at: float
 ) -> list[Instruction]:
     """A study that a leader has announced, as the store has it. Trials whose earlier stages' outputs are gone start
     from the beginning."""
@@ -50,7 +66,7 @@ def restore_study(
     return state.handle(event)
 
 
-def restore_ledger(state: SchedulerState, store: Store, at: float) -> list[Instruction]:
+def restore_ledger(state: SchedulerState, store: LeaderStore, at: float) -> list[Instruction]:
     """All use, how long stages took, and the bundles that run, up to `at`. Studies must have been restored before."""
     return _take_in_ledger(state, store, store.allocations(), at)
 
@@ -80,31 +96,99 @@ def _with_its_inputs(trial: Trial, at_hand: Mapping[str, Outcome]) -> Trial:
     return replace(trial, stage_index=0, progress=0.0, reused_stages=(), metrics={})
 
 
-def _take_in_ledger(state: SchedulerState, store: Store, ledger: Sequence[Allocation], at: float) -> list[Instruction]:
-    _learn_durations(state, ledger, at)
+def _take_in_ledger(
+    state: SchedulerState, store: LeaderStore, ledger: Sequence[Allocation], at: float
+) -> list[Instruction]:
+    _learn(state, ledger, at)
+    _learn_from_the_past(state, store, ledger, at)
+    for record in list(state.queue.records()):
+        state.correct(record)
     tenants = {study.study_id: study.tenant for study in store.studies()}
     return state.handle(LedgerRestored(at=at, ledger=tuple(ledger), tenants=tenants))
 
 
-def _learn_durations(state: SchedulerState, ledger: Sequence[Allocation], at: float) -> None:
-    """How long stages took for what they have done, and how far those that wait had come, or those that run when they
-    were placed: of all that was done the part that their earlier lines held, since nobody wrote it down."""
-    lines: dict[tuple[str, str], list[Allocation]] = {}
-    for line in ledger:
-        if line.stage_key in state.stages:
-            lines.setdefault((line.study_id, line.stage_key), []).append(line)
+def _learn(state: SchedulerState, ledger: Sequence[Allocation], at: float) -> None:
+    """What stages took, and how far those that wait had come, or those that run when they were placed: of all that was
+    done the part that their earlier lines held, since nobody wrote it down."""
     done = _done_fractions(state)
-    for run, held in lines.items():
+    for run, held in _runs_of(line for line in ledger if line.stage_key in state.stages).items():
         record = state.stages[held[0].stage_key]
-        spans_s = [max(0.0, (at if line.closed_at is None else line.closed_at) - line.opened_at) for line in held]
-        warm = min(1.0, record.stage.warm_step / record.stage.budget_steps)
-        gained = max(0.0, done.get(run, 0.0) - warm)
+        spans_s = [_span_s(line, at) for line in held]
         total_s = sum(spans_s)
-        if gained > 0.0 and total_s > 0.0:
-            state.durations.observe(held[-1].bundle_id, record.stage, gained * record.stage.budget_steps, total_s)
+        gained = _observe(state, record.stage, held, done.get(run, 0.0), at)
+        if gained > 0.0 and total_s > 0.0 and record.waiters:
             earlier_s = total_s if held[-1].closed_at is not None else total_s - spans_s[-1]
-            if record.waiters:
-                record.progress = max(record.progress, warm + gained * earlier_s / total_s)
+            record.progress = max(record.progress, _warm(record.stage) + gained * earlier_s / total_s)
+
+
+def _learn_from_the_past(state: SchedulerState, store: LeaderStore, ledger: Sequence[Allocation], at: float) -> None:
+    """What the latest runs of studies that are over took. Each costs a look into the store, so they are few."""
+    runs = _runs_of(line for line in ledger if line.study_id not in state.studies and line.closed_at is not None)
+    latest = sorted(runs.items(), key=lambda run: -run[1][-1].opened_at)[:PAST_RUNS]
+    outcomes = store.completed_stages(sorted({stage_key for (_, stage_key), _ in latest}))
+    known: dict[str, Stage] = {}
+    for (_, stage_key), held in reversed(latest):
+        if stage_key not in known:
+            trial = store.trial(held[-1].trial_ids[0])
+            known |= {stage.key: stage for stage in trial.variant.stages}
+        stage = known.get(stage_key)  # a trial that was extended has other stages by now
+        if stage is not None and stage_key in outcomes:
+            steps = outcomes[stage_key].metrics.get("steps", float(stage.budget_steps))
+            _observe(state, stage, held, min(1.0, steps / stage.budget_steps), at)
+
+
+def _observe(state: SchedulerState, stage: Stage, held: Sequence[Allocation], done: float, at: float) -> float:
+    """Learn from the lines of one run of a stage, `done` (0 to 1) of which is done by now. The part that they did."""
+    gained = max(0.0, done - _warm(stage))
+    last = held[-1]
+    total_s = sum(_span_s(line, at) for line in held)
+    state.durations.observe(last.bundle_id, stage, gained * stage.budget_steps, total_s)
+    for line in held:
+        # More than it was given is for `_learn_excess`, or was not measured well: see `state.demands.complete`.
+        devices, peak = len(line.device_ids), min(line.peak_memory_bytes, line.memory_bytes or line.peak_memory_bytes)
+        study = state.studies.get(line.study_id)
+        on_cpu = study is None or study.device_kind is DeviceKind.CPU
+        state.memory.observe(line.bundle_id, stage, devices, peak, peak * devices if on_cpu else 0)
+        state.utilisation.observe(line.bundle_id, stage, line.utilisation)
+    record = state.stages.get(stage.key)
+    if record is not None and record.state is not StageState.COMPLETED:
+        _learn_excess(state, record, held, on_cpu)
+    if last.closed_at is not None:
+        for history in (state.durations, state.memory, state.utilisation):
+            history.settle(last.bundle_id)
+    return gained
+
+
+def _learn_excess(state: SchedulerState, record: StageRecord, held: Sequence[Allocation], on_cpu: bool) -> None:
+    """A closed line that shows more than was given was ended for it: the stage was raised, and its likes ask for as
+    much as it does. What was taken of the host beside a GPU no line says.
+    """
+    over = [a for a in held if a.closed_at is not None and 0 < a.memory_bytes < a.peak_memory_bytes]
+    if not over:
+        return
+    enough = max(raised_bytes(line.peak_memory_bytes, line.memory_bytes) for line in over)
+    raised = with_more(record.demand, enough, on_host_too=on_cpu)
+    state.memory.exceeded(record.stage, record.demand.devices, raised)
+    # The last one of a series failed it; what was retried then began to count anew.
+    record.raises += len(over) % (state.max_memory_raises + 1)
+    state.queue.ask(record, raised)
+
+
+def _runs_of(lines: Iterable[Allocation]) -> dict[tuple[str, str], list[Allocation]]:
+    """The lines that a study held for one stage, oldest first."""
+    runs: dict[tuple[str, str], list[Allocation]] = {}
+    for line in lines:
+        runs.setdefault((line.study_id, line.stage_key), []).append(line)
+    return runs
+
+
+def _span_s(line: Allocation, at: float) -> float:
+    return max(0.0, (at if line.closed_at is None else line.closed_at) - line.opened_at)
+
+
+def _warm(stage: Stage) -> float:
+    """The part of a stage that it starts with."""
+    return min(1.0, stage.warm_step / stage.budget_steps)
 
 
 def _done_fractions(state: SchedulerState) -> dict[tuple[str, str], float]:

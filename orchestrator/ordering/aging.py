@@ -1,9 +1,11 @@
 """A bound on waiting under any policy: who has waited too long goes first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain, takewhile
 
 from orchestrator.ordering.policy import OrderingPolicy
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
+from orchestrator.snapshot import Snapshot
 
 
 def with_aging(policy: OrderingPolicy, max_wait_s: float) -> OrderingPolicy:
@@ -14,13 +16,14 @@ def with_aging(policy: OrderingPolicy, max_wait_s: float) -> OrderingPolicy:
     Ties: the queue's own order.
     """
 
-    def aged_first(snapshot: Snapshot) -> Sequence[Request]:
+    def aged_first(snapshot: Snapshot) -> Iterable[Request]:
         ordered = policy(snapshot)
         before = snapshot.at - max_wait_s
-        overdue = [request for request in snapshot.queue if request.queued_at < before]
-        if not overdue:
+        # The queue is in order of arrival, so whoever is overdue is at its head.
+        first = next(iter(snapshot.queue), None)
+        if first is None or first.queued_at >= before:
             return ordered
-        overdue.sort(key=lambda request: request.queued_at)
-        return [*overdue, *(request for request in ordered if request.queued_at >= before)]
+        overdue = takewhile(lambda request: request.queued_at < before, snapshot.queue)
+        return chain(overdue, (request for request in ordered if request.queued_at >= before))
 
     return aged_first

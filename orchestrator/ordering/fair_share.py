@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from operator import itemgetter
 
-from orchestrator.schema import Capacity, Request, Snapshot, Tenant, TenantUse
+from orchestrator.schema import Capacity, Request, Tenant, TenantUse
+from orchestrator.snapshot import Snapshot
 
 
 def fair_share(snapshot: Snapshot, half_life_s: float) -> Sequence[Request]:

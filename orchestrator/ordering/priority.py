@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
+from orchestrator.snapshot import Snapshot
 
 
 def priority(snapshot: Snapshot) -> Sequence[Request]:

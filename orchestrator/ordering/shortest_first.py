@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
+from orchestrator.snapshot import Snapshot
 
 
 def shortest_first(snapshot: Snapshot) -> Sequence[Request]:

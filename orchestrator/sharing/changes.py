@@ -1,11 +1,11 @@
 """Snapshots as they will be: once placements are made, or once residents have left."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.schema import Allocation, Capacity, Demand, Placement, Resident, Snapshot, TenantUse
+from orchestrator.schema import Allocation, Capacity, Demand, Placement, Resident, TenantUse
 from orchestrator.sharing.quota import tenant_use
+from orchestrator.snapshot import Snapshot
 
 
 def held_by(hold: Placement | Allocation, demand: Demand | None) -> Capacity:
@@ -24,25 +24,12 @@ def after_placements(snapshot: Snapshot, placements: Sequence[Placement]) -> Sna
     if not placements:
         return snapshot
     placed = {placement.stage_key: placement for placement in placements}
-    on_device: dict[str, list[Placement]] = defaultdict(list)
+    room = snapshot.room.copy()
     for placement in placements:
-        for device_id in placement.device_ids:
-            on_device[device_id].append(placement)
-    devices = tuple(
-        replace(
-            free,
-            free_share=free.free_share - sum(p.share for p in new),
-            free_memory_bytes=free.free_memory_bytes - sum(p.memory_bytes for p in new),
-            residents=free.residents + len(new),
-        )
-        if (new := on_device.get(free.device.device_id))
-        else free
-        for free in snapshot.devices
-    )
+        room.take(placement)
     taken = [(r.tenant, held_by(placed[r.stage_key], r.demand), 1) for r in snapshot.queue if r.stage_key in placed]
-    return replace(
-        snapshot,
-        devices=devices,
+    return snapshot.but(
+        room=room,
         queue=tuple(request for request in snapshot.queue if request.stage_key not in placed),
         tenants=_with_held(snapshot.tenants, taken),
     )
@@ -54,8 +41,7 @@ def after_leaving(snapshot: Snapshot, leaving: Sequence[Resident]) -> Snapshot:
     bundle_ids = {resident.bundle_id for resident in leaving}
     given_back = [(r.request.tenant, held_by(r.placement, r.request.demand), -1) for r in leaving]
     queue = [*(resident.request for resident in leaving), *snapshot.queue]
-    return replace(
-        snapshot,
+    return snapshot.but(
         residents=tuple(resident for resident in snapshot.residents if resident.bundle_id not in bundle_ids),
         queue=tuple(sorted(queue, key=lambda request: request.queued_at)),
         tenants=_with_held(snapshot.tenants, given_back),

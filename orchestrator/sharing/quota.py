@@ -4,9 +4,10 @@ A request *fits its quota* if what its tenant holds, what was admitted for it al
 the quota. Beyond that it *borrows*, up to the borrowing limit. A tenant without a quota has no limit and always fits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from orchestrator.schema import Capacity, Request, Snapshot, Tenant, TenantUse
+from orchestrator.schema import Capacity, Request, Tenant, TenantUse
+from orchestrator.snapshot import Snapshot
 
 # Shares are sums of decimal fractions; ten of 0.1 must fill a quota of one.
 TOLERANCE = 1e-9
@@ -34,13 +35,17 @@ def limit_of(tenant: Tenant) -> float | None:
     return tenant.quota + tenant.borrowing_limit
 
 
-def admit(ordered: Sequence[Request], snapshot: Snapshot) -> tuple[list[Request], dict[str, str]]:
+def admit(ordered: Iterable[Request], snapshot: Snapshot) -> tuple[Iterable[Request], dict[str, str]]:
     """The requests that may start now, and why the others may not, by stage key.
 
     Those that fit their quota go before those that borrow, so that what a claimant is given back isn't borrowed again;
     otherwise the order stays. A tenant's request that is held back holds back those behind it: small requests would
     else keep the tenant at its limit, and a gang out, forever. One that can never start holds nobody back.
+
+    Where no tenant has a quota, `ordered` comes back as it is, and nothing of it has been looked at.
     """
+    if not snapshot.has_quotas:
+        return ordered, {}
     fitting: list[Request] = []
     borrowing: list[Request] = []
     held_back: dict[str, str] = {}

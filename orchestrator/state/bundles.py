@@ -7,6 +7,7 @@ from orchestrator.events import (
     Instruction,
     Launch,
     LeaderLost,
+    MemoryExceeded,
     NodeLost,
     PlacementsDecided,
     PreemptionDecided,
@@ -14,11 +15,14 @@ from orchestrator.events import (
     RecordPoint,
     RecordStage,
     StageCompleted,
+    StageMeasured,
     StageReported,
     StageSaved,
 )
 from orchestrator.schema import Allocation, StageState, TrialState
+from orchestrator.state import demands, neighbours
 from orchestrator.state.core import MachineCore
+from orchestrator.state.memory_raises import raise_memory, refusal
 from orchestrator.state.records import Bundle, past_stage
 
 
@@ -49,6 +53,7 @@ def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
             share=placement.share,
             opened_at=event.at,
             memory_bytes=placement.memory_bytes,
+            **demands.estimates(core, record),
         )
         core.run(record, launch, allocation)
         records.append(RecordStage(stage=record.stage, state=record.state, outcome=record.outcome))
@@ -63,6 +68,7 @@ def report(core: MachineCore, bundle: Bundle, event: StageReported) -> list[Inst
     record = core.stages[bundle.launch.stage.key]
     bundle.progress = max(bundle.progress, min(1.0, event.progress))
     core.observe(bundle, record, event.at)
+    neighbours.report(core, bundle, event.progress, event.at)
     if not record.waiters:
         return []
     leader = core.trials[record.waiters[0]]
@@ -91,6 +97,26 @@ def saved(core: MachineCore, bundle: Bundle, event: StageSaved) -> list[Instruct
     return []
 
 
+def measured(core: MachineCore, bundle: Bundle, event: StageMeasured) -> list[Instruction]:
+    """What the bundle takes is what its ledger line says, and what stages like it are known to take."""
+    return demands.measure(core, bundle, event)
+
+
+def exceeded(core: MachineCore, bundle: Bundle, event: MemoryExceeded) -> list[Instruction]:
+    """It took more than it was given: it gets more, as long as there is more and it was not raised too often. Whoever
+    leaves anyway leaves."""
+    if not event.on_host:
+        # On a closed line a peak beyond what was given says that it was ended for it.
+        peak = max(bundle.allocation.peak_memory_bytes, event.used_bytes)
+        bundle.allocation = replace(bundle.allocation, peak_memory_bytes=peak)
+    why_not = refusal(core, bundle, event)
+    record = core.stages[bundle.launch.stage.key]
+    if why_not and all(trial_id in core.leaving for trial_id in record.waiters):
+        record.progress = max(record.progress, bundle.saved_progress)
+        return core.close(bundle, event.at) + core.requeue(record, event.at, why_not)
+    return fail(core, bundle, event.at, why_not) if why_not else raise_memory(core, bundle, event)
+
+
 def complete(core: MachineCore, bundle: Bundle, event: StageCompleted) -> list[Instruction]:
     """The stage is done: whoever waited for it goes on."""
     record = core.stages[bundle.launch.stage.key]
@@ -98,19 +124,24 @@ def complete(core: MachineCore, bundle: Bundle, event: StageCompleted) -> list[I
     taken = event.outcome.metrics.get("steps", float(record.stage.budget_steps))
     bundle.progress = min(1.0, taken / record.stage.budget_steps)
     core.observe(bundle, record, event.at)
-    instructions = core.close(bundle, event.at, busy_s=event.outcome.busy_s)
-    record.state, record.outcome = StageState.COMPLETED, event.outcome
-    instructions.append(RecordStage(stage=record.stage, state=record.state, outcome=record.outcome))
-    waiters, record.waiters = record.waiters, []
-    for position, trial_id in enumerate(waiters):
-        trial = past_stage(core.trials[trial_id], record, reused=position > 0)
-        core.put(trial)
-        # A trial that was told to leave while its stage finished has its answer all the same.
-        if trial.stage_index < len(trial.variant.stages) and trial_id in core.leaving:
-            instructions.append(core.finish_leaving(trial_id, event.at))
-        else:
+    demands.complete(core, bundle, event.outcome.peak_memory_bytes)
+    line = core.close_line(bundle, event.at, event.outcome.busy_s)
+    part = line.device_seconds(event.at) / len(line.trial_ids)
+    record.state, record.outcome, record.waiters = StageState.COMPLETED, event.outcome, []
+    instructions: list[Instruction] = [
+        RecordAllocation(allocation=line),
+        RecordStage(stage=record.stage, state=record.state, outcome=record.outcome),
+    ]
+    for position, trial_id in enumerate(line.trial_ids):
+        trial = past_stage(core.trials[trial_id], record, event.at, reused=position > 0, gpu_seconds=part)
+        if trial.state is TrialState.COMPLETED:
+            # A trial that was told to leave while its last stage finished has its answer all the same.
             core.leaving.pop(trial_id, None)
-            instructions.append(core.wait_for_next_stage(trial_id, event.at))
+            instructions.append(core.set(trial, event.at))
+            continue
+        core.put(trial)
+        leaves = trial_id in core.leaving
+        instructions.append((core.finish_leaving if leaves else core.wait_for_next_stage)(trial_id, event.at))
     return instructions
 
 
@@ -124,7 +155,7 @@ def fail(core: MachineCore, bundle: Bundle, at: float, error: str) -> list[Instr
         trial = replace(core.trials[trial_id], state=TrialState.FAILED, ended_at=at, error=error)
         instructions.append(core.set(trial, at, why="failed"))
     # A later submission may try again: the failure may have been the machine's.
-    record.waiters, record.state, record.lost, record.progress = [], StageState.ABSENT, 0, 0.0
+    record.waiters, record.state, record.lost, record.raises, record.progress = [], StageState.ABSENT, 0, 0, 0.0
     return instructions
 
 
@@ -147,7 +178,7 @@ def stopped(core: MachineCore, bundle: Bundle, event: BundleStopped) -> list[Ins
     if bundle.preempted and leader_id not in core.leaving:
         leader = core.trials[leader_id]
         core.put(replace(leader, preemptions=leader.preemptions + 1))
-    why = "made room" if bundle.preempted else "stopped"
+    why = "made room" if bundle.preempted else f"stopped: {bundle.stop_reason}"
     return core.close(bundle, event.at, busy_s=event.busy_s) + core.requeue(record, event.at, why)
 
 
@@ -170,7 +201,8 @@ def lose_node(core: MachineCore, event: NodeLost) -> list[Instruction]:
         if gone & set(bundle.launch.placement.device_ids):
             instructions += lose_worker(core, bundle, event.at, event.reason)
     core.room.leave(event.node_id)
-    return [*instructions, core.record_devices()]
+    core.nodes_changed()
+    return instructions
 
 
 def lose_leader(core: MachineCore, event: LeaderLost) -> list[Instruction]:
@@ -183,4 +215,5 @@ def lose_leader(core: MachineCore, event: LeaderLost) -> list[Instruction]:
         instructions += core.close(bundle, at) + core.requeue(record, at, event.reason)
     for node_id in core.room.nodes():
         core.room.leave(node_id)
-    return [*instructions, core.record_devices()]
+    core.nodes_changed()
+    return instructions

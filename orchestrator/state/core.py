@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from orchestrator.durations import Durations
 from orchestrator.events import (
     Instruction,
     Launch,
@@ -15,20 +14,29 @@ from orchestrator.events import (
     RecordTrial,
     Stop,
 )
-from orchestrator.schema import Allocation, StageState, Study, Tenant, Trial, TrialState
+from orchestrator.history import Durations, MemoryUse, Utilisation
+from orchestrator.interference import Interference
+from orchestrator.schema import Allocation, Demand, Request, StageState, Study, Tenant, Trial, TrialState
 from orchestrator.sharing.changes import held_by
 from orchestrator.sharing.usage import DecayedUsage
+from orchestrator.snapshot import Arrivals
+from orchestrator.state import neighbours
+from orchestrator.state.feasibility import Feasibility
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.queue import Queue
 from orchestrator.state.records import Bundle, StageRecord, past_stage
 from orchestrator.state.room import DeviceRoom
-from orchestrator.state.snapshots import Queue, request_of
 
 
 class MachineCore:
     """The data of the event machine, and the steps that its events are made of. See `machine.SchedulerState`.
 
-    max_attempts: how often a stage may be lost with its worker before its trials fail. tenants: those that have a claim
-    or a limit; others count as tenants of weight 1 without either. half_life_s: of what tenants have used.
-    whole_devices: the packing gives no shares, so whatever is asked for holds its devices whole.
+    max_attempts: how often a stage may be lost with its worker before its trials fail. max_memory_raises: how often it
+    may be given more memory before they do. tenants: those that have a claim or a limit; others count as tenants of
+    weight 1 without either. half_life_s: of what tenants have used. whole_devices: the packing gives no shares, so
+    whatever is asked for holds its devices whole.
+
+    `priorities` counts the bundles by the priority of what they run for.
     """
 
     def __init__(
@@ -38,32 +46,70 @@ class MachineCore:
         tenants: Mapping[str, Tenant] | None = None,
         half_life_s: float = 86_400.0,
         whole_devices: bool = False,
+        max_memory_raises: int = 3,
     ) -> None:
         self.max_attempts = max_attempts
+        self.max_memory_raises = max_memory_raises
         self.whole_devices = whole_devices
         self.tenants = dict(tenants or {})
         self.studies: dict[str, Study] = {}
         self.trials: dict[str, Trial] = {}
         self.bundles: dict[str, Bundle] = {}
         self.stages: dict[str, StageRecord] = {}
-        self.closed: list[Allocation] = []
+        self.ledger = Ledger()
         self.room = DeviceRoom()
-        self.queue = Queue()
+        self.feasibility = Feasibility(self.room)
+        self.queue = Queue(self)
         self.durations = Durations()
+        self.memory = MemoryUse()
+        self.utilisation = Utilisation()
+        self.arrivals = Arrivals()
+        self.interference = Interference()
         self.usage = DecayedUsage(half_life_s)
         self.leaving: dict[str, tuple[TrialState, str]] = {}
         self.counts: dict[str, Counter[TrialState]] = {}
         self.study_trial_ids: dict[str, list[str]] = {}
+        self.priorities: Counter[int] = Counter()
+        self._touched: dict[str, None] = {}
+        self._largest = self.room.largest()
+
+    def touch(self, study_id: str) -> None:
+        """Something of the study changed."""
+        self._touched[study_id] = None
+
+    def take_touched(self) -> tuple[str, ...]:
+        """The studies of which something changed since somebody asked, each once, the first that did first."""
+        touched = tuple(self._touched)
+        self._touched.clear()
+        return touched
+
+    def request_of(self, record: StageRecord) -> Request:
+        """What the stage asks for, in the name of the trial that would lead it."""
+        leader = self.trials[record.waiters[0]]
+        study = self.studies[leader.study_id]
+        return Request(
+            stage_key=record.stage.key,
+            study_id=leader.study_id,
+            trial_ids=tuple(record.waiters),
+            demand=record.demand,
+            queued_at=record.queued_at,
+            tenant=study.tenant,
+            priority=study.priority,
+            expected_s=self.durations.expected_s(record.stage, 1.0 - record.progress),
+            preemptions=leader.preemptions,
+        )
 
     def run(self, record: StageRecord, launch: Launch, allocation: Allocation) -> None:
         """The stage runs: it leaves the queue, and its bundle sits on its devices."""
-        request = request_of(record, self.trials, self.studies, self.durations)
+        request = self.queue.request(record)
         self.queue.remove(record)
         record.state, record.bundle_id = StageState.RUNNING, launch.bundle_id
-        self.bundles[launch.bundle_id] = Bundle(
-            launch=launch, allocation=allocation, request=request, saved_at=allocation.opened_at
-        )
-        self.room.take(launch.bundle_id, launch.placement)
+        bundle = Bundle(launch=launch, allocation=allocation, request=request, saved_at=allocation.opened_at)
+        self.bundles[launch.bundle_id] = bundle
+        self.ledger.open(bundle)
+        self.priorities[request.priority] += 1
+        self.room.take(launch.bundle_id, launch.placement, record.demand.kind)
+        neighbours.sit(self, bundle, record.demand.kind)
         held = held_by(allocation, record.demand)
         self.usage.open(launch.bundle_id, request.tenant, held, allocation.opened_at)
 
@@ -72,6 +118,43 @@ class MachineCore:
         steps = (bundle.progress - record.progress) * record.stage.budget_steps
         self.durations.observe(bundle.launch.bundle_id, record.stage, steps, at - bundle.allocation.opened_at)
 
+    def correct(self, record: StageRecord) -> None:
+        """A stage that doesn't run asks for what its likes were measured to take; not if a person has stated it, not
+        for less than it was raised to, and for no more on top of what was seen than the largest device and node have.
+        """
+        if record.state is StageState.RUNNING or (record.stated and not record.raises):
+            return
+        was = record.demand
+        demand = was if record.stated else self.memory.corrected(record.stage, was)
+        if record.raises:
+            demand = replace(
+                demand,
+                memory_bytes=max(was.memory_bytes, demand.memory_bytes),
+                host_memory_bytes=max(was.host_memory_bytes, demand.host_memory_bytes),
+            )
+        elif demand is was:  # nothing like it was ever measured
+            return
+        self.queue.ask(record, self._within_nodes(record, demand))
+
+    def _within_nodes(self, record: StageRecord, demand: Demand) -> Demand:
+        largest = self.room.largest_memory_bytes(demand.models)
+        largest_host = demand.max_nodes * self.room.largest_host_memory_bytes()
+        peak = self.memory.peak(record.stage, demand.devices)
+        seen, seen_host = (0, 0) if peak is None else (peak.memory_bytes, peak.host_memory_bytes)
+        return replace(
+            demand,
+            memory_bytes=min(demand.memory_bytes, max(seen, largest or demand.memory_bytes)),
+            host_memory_bytes=min(demand.host_memory_bytes, max(seen_host, largest_host or demand.host_memory_bytes)),
+        )
+
+    def nodes_changed(self) -> None:
+        """Nodes have come or gone: what waits may ask for more, or for less, of the largest of those that are there."""
+        largest = self.room.largest()
+        if largest != self._largest:
+            self._largest = largest
+            for record in list(self.queue.records()):
+                self.correct(record)
+
     def wait(self, record: StageRecord, trial_id: str, at: float) -> None:
         """The trial waits for the stage."""
         if record.state is StageState.ABSENT and not record.waiters:
@@ -79,7 +162,11 @@ class MachineCore:
             record.queued_at = at if queued_at is None else queued_at
         record.waiters.append(trial_id)
         if record.state is StageState.ABSENT:
+            self.correct(record)
             self.queue.add(record)
+            if not record.arrived:
+                record.arrived = True
+                self.arrivals.observe(record.demand)
 
     def leave(self, record: StageRecord, trial_id: str) -> None:
         """The trial waits for the stage no more."""
@@ -91,7 +178,7 @@ class MachineCore:
         """Ask the bundle, once, to leave at its next step boundary."""
         if bundle.stopping:
             return ()
-        bundle.stopping = True
+        bundle.stopping, bundle.stop_reason = True, reason
         return (Stop(bundle_id=bundle.launch.bundle_id, reason=reason),)
 
     def lead(self, trial_id: str, at: float) -> Instruction:
@@ -103,19 +190,44 @@ class MachineCore:
 
     def close(self, bundle: Bundle, at: float, busy_s: float = 0.0) -> list[Instruction]:
         """Close the ledger's line and charge it, in equal parts, to the trials that waited for the stage."""
-        bundle_id = bundle.launch.bundle_id
-        del self.bundles[bundle_id]
-        self.room.give_back(bundle_id, bundle.launch.placement)
-        self.usage.close(bundle_id, at)
-        waiters = tuple(self.stages[bundle.launch.stage.key].waiters)
-        allocation = replace(bundle.allocation, closed_at=at, busy_s=busy_s, trial_ids=waiters)
-        self.closed.append(allocation)
-        part = allocation.device_seconds(at) / len(waiters)
-        instructions: list[Instruction] = [RecordAllocation(allocation=allocation)]
-        for trial_id in waiters:
+        line = self.close_line(bundle, at, busy_s)
+        part = line.device_seconds(at) / len(line.trial_ids)
+        instructions: list[Instruction] = [RecordAllocation(allocation=line)]
+        for trial_id in line.trial_ids:
             charged = replace(self.trials[trial_id], gpu_seconds=self.trials[trial_id].gpu_seconds + part)
             instructions.append(self.set(charged, at, track=False))
         return instructions
+
+    def close_line(self, bundle: Bundle, at: float, busy_s: float) -> Allocation:
+        """The bundle is gone. Its line of the ledger, whose device-seconds are still to be charged in equal parts."""
+        bundle_id = bundle.launch.bundle_id
+        del self.bundles[bundle_id]
+        self.ledger.close(bundle)
+        self.priorities[bundle.request.priority] -= 1
+        if not self.priorities[bundle.request.priority]:
+            del self.priorities[bundle.request.priority]
+        self.room.give_back(bundle_id)
+        self.interference.leave(bundle_id)
+        self.usage.close(bundle_id, at)
+        for history in (self.durations, self.memory, self.utilisation):
+            history.settle(bundle_id)
+        waiters = tuple(self.stages[bundle.launch.stage.key].waiters)
+        allocation = replace(bundle.allocation, closed_at=at, busy_s=busy_s, trial_ids=waiters)
+        self.keep_line(allocation)
+        return allocation
+
+    def keep_line(self, line: Allocation) -> None:
+        """A closed line of the ledger, for the studies that it concerns and that are known."""
+        concerned = {self.trials[t].study_id: None for t in line.trial_ids if t in self.trials} | {line.study_id: None}
+        self.ledger.add(line, (study_id for study_id in concerned if study_id in self.studies))
+
+    def restore_lines(self, study_id: str, lines: Iterable[Allocation]) -> None:
+        """Closed lines of a study that has come back, and those of other studies that its trials were charged for."""
+        own, known = set(self.study_trial_ids[study_id]), {a.bundle_id for a in self.ledger.concerning(study_id)}
+        shared = [line for line in self.ledger if own.intersection(line.trial_ids)]
+        missing = {a.bundle_id: a for a in (*lines, *shared) if a.closed_at is not None and a.bundle_id not in known}
+        for line in missing.values():
+            self.ledger.add(line, (study_id,))
 
     def finish_leaving(self, trial_id: str, at: float) -> Instruction:
         """The trial is what it was told to become."""
@@ -126,6 +238,7 @@ class MachineCore:
     def put(self, trial: Trial) -> TrialState:
         """Keep the trial; the state it had before."""
         was = self.trials[trial.trial_id].state
+        self._touched[trial.study_id] = None
         if was is not trial.state:
             counts = self.counts[trial.study_id]
             counts[was] -= 1
@@ -140,9 +253,10 @@ class MachineCore:
         was = self.put(trial)
         return RecordTrial(trial=trial, was=was, at=at, track=track, why=why, new_variant=new_variant)
 
-    def record_devices(self) -> Instruction:
-        """Which devices there are."""
-        return RecordDevices(devices=tuple(free.device for free in self.room.free()))
+    def record_devices(self) -> RecordDevices:
+        """Which devices there are. Events that change it don't say so one by one, since a cluster of thousands of nodes
+        starts with as many of them: whoever commits what follows from them adds it."""
+        return RecordDevices(devices=self.room.in_order())
 
     def reopen(self, study_id: str, at: float) -> list[Instruction]:
         """A study that had ended goes on."""
@@ -150,21 +264,21 @@ class MachineCore:
         if study.ended_at is None:
             return []
         self.studies[study_id] = replace(study, ended_at=None)
+        self.touch(study_id)
         return [RecordStudy(study=self.studies[study_id], at=at)]
 
     def wait_for_next_stage(self, trial_id: str, at: float, why: str = "") -> Instruction:
         """Put a trial before its current stage, walking past stages whose outputs are there. Records the trial."""
-        trial = self._with_its_inputs(replace(self.trials[trial_id], state=TrialState.QUEUED, queued_at=at))
+        trial = self._with_its_inputs(self.trials[trial_id])
         while trial.stage_index < len(trial.variant.stages):
             record = self.stages[trial.variant.stages[trial.stage_index].key]
             if record.state is not StageState.COMPLETED:
                 break
-            trial = past_stage(trial, record, reused=True)
+            trial = past_stage(trial, record, at, reused=True)
         if trial.stage_index == len(trial.variant.stages):
-            trial = replace(trial, state=TrialState.COMPLETED, ended_at=at)
-        instruction = self.set(trial, at, why=why)
-        if not trial.state.terminal:
-            self.wait(record, trial_id, at)
+            return self.set(trial, at, why=why)
+        instruction = self.set(replace(trial, state=TrialState.QUEUED, queued_at=at), at, why=why)
+        self.wait(record, trial_id, at)
         return instruction
 
     def _with_its_inputs(self, trial: Trial) -> Trial:
@@ -192,5 +306,6 @@ class MachineCore:
             if trial.state is TrialState.RUNNING:
                 instructions.append(self.set(replace(trial, state=TrialState.QUEUED), at, why=why))
         if record.waiters:
+            self.correct(record)
             self.queue.add(record)
         return instructions

@@ -11,7 +11,7 @@ one that is running is stopped when its last waiter leaves. Events of bundles th
 duplicated events are harmless, and so are requests that the trials they name can't follow.
 """
 
-from dataclasses import replace
+from collections.abc import Collection
 
 from orchestrator.events import (
     BundleStarted,
@@ -21,12 +21,14 @@ from orchestrator.events import (
     Instruction,
     LeaderLost,
     LedgerRestored,
+    MemoryExceeded,
     NodeJoined,
     NodeLost,
     PlacementsDecided,
     PreemptionDecided,
     QueueRequested,
     StageCompleted,
+    StageMeasured,
     StageRaised,
     StageReported,
     StageSaved,
@@ -36,10 +38,12 @@ from orchestrator.events import (
     TrialsAdded,
     WorkerLost,
 )
-from orchestrator.schema import Allocation, Snapshot, Trial
-from orchestrator.state import bundles, trials
+from orchestrator.schema import Allocation, Trial
+from orchestrator.snapshot import Snapshot
+from orchestrator.state import bundles, neighbours, trials
 from orchestrator.state.core import MachineCore
-from orchestrator.state.snapshots import impossible, snapshot_of
+from orchestrator.state.queue import WaitingRequests
+from orchestrator.state.snapshots import snapshot_of
 
 
 class SchedulerState(MachineCore):
@@ -62,7 +66,8 @@ class SchedulerState(MachineCore):
                 return trials.forget(self, event)
             case NodeJoined():
                 self.room.join(event)
-                return [self.record_devices()]
+                self.nodes_changed()
+                return []
             case NodeLost():
                 return bundles.lose_node(self, event)
             case LeaderLost():
@@ -86,6 +91,10 @@ class SchedulerState(MachineCore):
                 return bundles.report(self, bundle, event)
             case StageSaved():
                 return bundles.saved(self, bundle, event)
+            case StageMeasured():
+                return bundles.measured(self, bundle, event)
+            case MemoryExceeded():
+                return bundles.exceeded(self, bundle, event)
             case StageCompleted():
                 return bundles.complete(self, bundle, event)
             case StageRaised():
@@ -97,16 +106,21 @@ class SchedulerState(MachineCore):
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
-    def snapshot(self, at: float) -> Snapshot:
-        """What ordering, sharing and packing policies look at: devices by node and index, the queue by arrival."""
-        return snapshot_of(self, at)
+    def snapshot(self, at: float, *, without: Collection[str] = ()) -> Snapshot:
+        """What ordering, sharing and packing policies look at: devices by node and index, the queue by arrival.
+        `without`: bundles that don't count as residents."""
+        return snapshot_of(self, at, without)
 
     def without_impossible(self, snapshot: Snapshot) -> Snapshot:
         """Without the requests that no node here can ever meet: they wait for one that may come, and hold nobody up."""
-        possible = {demand: not impossible(self, demand) for demand in {r.demand for r in snapshot.queue}}
-        if all(possible.values()):
-            return snapshot
-        return replace(snapshot, queue=tuple(r for r in snapshot.queue if possible[r.demand]))
+        never = self.queue.impossible()
+        return snapshot.but(queue=WaitingRequests(self.queue, never)) if never else snapshot
+
+    def sharing_to_undo(self, at: float) -> list[PreemptionDecided]:
+        """Who leaves a device that is shared to nobody's good, as far as it was measured."""
+        if not self.interference.bars:
+            return []
+        return neighbours.undoing(self, self.snapshot(at).residents, at)
 
     def study_trials(self, study_id: str) -> list[Trial]:
         """The study's trials by number."""
@@ -114,8 +128,7 @@ class SchedulerState(MachineCore):
 
     def allocations(self, study_id: str) -> list[Allocation]:
         """The study's lines of the ledger, closed ones first."""
-        still_open = (bundle.allocation for bundle in self.bundles.values())
-        return [a for a in [*self.closed, *still_open] if a.study_id == study_id]
+        return self.ledger.of(study_id)
 
     def finished(self, study_id: str) -> bool:
         """Whether every trial of the study is over."""

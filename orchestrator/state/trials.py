@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from orchestrator.estimate import stated_memory_bytes
 from orchestrator.events import (
     HaltRequested,
     Instruction,
@@ -20,6 +21,7 @@ from orchestrator.events import (
 from orchestrator.schema import Allocation, Demand, Outcome, Placement, StageState, Trial, TrialState
 from orchestrator.sharing.changes import held_by
 from orchestrator.state.core import MachineCore
+from orchestrator.state.neighbours import with_its_cap
 from orchestrator.state.records import StageRecord
 
 _WAITING = (TrialState.QUEUED, TrialState.RUNNING)
@@ -33,6 +35,7 @@ def submit(core: MachineCore, event: StudySubmitted) -> list[Instruction]:
     core.studies[study_id] = event.study
     core.counts[study_id] = Counter()
     core.study_trial_ids[study_id] = []
+    core.touch(study_id)
     instructions: list[Instruction] = []
     if not event.announced:
         instructions.append(RecordStudy(study=event.study))
@@ -49,7 +52,7 @@ def _run_anew(core: MachineCore, event: StudySubmitted) -> None:
     for key in {stage.key for trial in event.trials for stage in trial.variant.stages} - set(event.available_stages):
         record = core.stages.get(key)
         if record is not None and record.state is StageState.COMPLETED:
-            record.state, record.progress, record.lost = StageState.ABSENT, 0.0, 0
+            record.state, record.progress, record.lost, record.raises = StageState.ABSENT, 0.0, 0, 0
 
 
 def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction]:
@@ -62,7 +65,7 @@ def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction
             core.usage.open(allocation.bundle_id, tenant, held, allocation.opened_at)
             core.usage.close(allocation.bundle_id, allocation.closed_at)
             if allocation.study_id in core.studies:
-                core.closed.append(allocation)
+                core.keep_line(allocation)
         elif allocation.stage_key in core.stages:
             _take_over(core, allocation)
     return []
@@ -90,6 +93,7 @@ def _take_in(
     core.trials[trial.trial_id] = trial
     core.counts[trial.study_id][trial.state] += 1
     core.study_trial_ids[trial.study_id].append(trial.trial_id)
+    core.touch(trial.study_id)
     if trial.state in _WAITING:
         core.wait(core.stages[trial.variant.stages[trial.stage_index].key], trial.trial_id, at)
 
@@ -101,13 +105,24 @@ def _know_stages(
         record = core.stages.get(stage.key)
         if record is None:
             begun = min(1.0, stage.warm_step / stage.budget_steps)
-            demand = demands[stage.key]
+            demand = with_its_cap(demands[stage.key])
             if core.whole_devices:
                 demand = replace(demand, share=1.0)
-            record = StageRecord(stage=stage, demand=demand, queued_at=at, progress=begun)
+            stated = bool(stated_memory_bytes(core.studies[trial.study_id].config.get("cluster", {})))
+            record = StageRecord(stage=stage, demand=demand, queued_at=at, progress=begun, stated=stated)
             core.stages[stage.key] = record
+        record.needed += 1
         if stage.key in available and record.state is StageState.ABSENT:
             record.state, record.outcome = StageState.COMPLETED, available[stage.key]
+
+
+def _need_no_more(core: MachineCore, trial: Trial) -> None:
+    """The trial has its stages no more; those that nobody has are forgotten."""
+    for stage in trial.variant.stages:
+        record = core.stages[stage.key]
+        record.needed -= 1
+        if not record.needed:
+            del core.stages[stage.key]
 
 
 def _take_over(core: MachineCore, allocation: Allocation) -> None:
@@ -127,6 +142,8 @@ def _take_over(core: MachineCore, allocation: Allocation) -> None:
             device_ids=allocation.device_ids,
             share=allocation.share,
             memory_bytes=allocation.memory_bytes,
+            cpus=record.demand.cpus,
+            host_memory_bytes=record.demand.host_memory_bytes,
         ),
         devices=tuple(known[device_id] for device_id in allocation.device_ids if device_id in known),
         attempt=record.lost,
@@ -164,6 +181,7 @@ def extend(core: MachineCore, event: TrialExtended) -> list[Instruction]:
         reused_stages=tuple(k for k in trial.reused_stages if k != trial.variant.stages[-1].key),
     )
     _know_stages(core, longer, event.demands, event.available_stages, event.at)
+    _need_no_more(core, trial)
     record = core.set(longer, event.at, why="extended", new_variant=True)
     core.wait(core.stages[longer.variant.stages[longer.stage_index].key], trial.trial_id, event.at)
     return [*core.reopen(trial.study_id, event.at), record, *_walk(core, trial.trial_id, event.at, announce=False)]
@@ -222,19 +240,19 @@ def forget(core: MachineCore, event: StudyForgotten) -> list[Instruction]:
     study = core.studies.get(event.study_id)
     if study is None or study.ended_at is None:
         return []
-    own = set(core.study_trial_ids[study.study_id])
-    open_ones = {t.trial_id for t in core.trials.values() if core.studies[t.study_id].ended_at is None}
-    lines = [line for line in core.closed if own.intersection(line.trial_ids)]
+    own = core.study_trial_ids[study.study_id]
     over = all(core.trials[trial_id].state.terminal for trial_id in own)
-    if not over or any(open_ones.intersection(line.trial_ids) for line in lines):
+    lines = core.ledger.concerning(study.study_id)
+    if not over or any(_is_shared_with_open(core, line, study.study_id) for line in lines):
         return []
-    gone = {stage.key for trial_id in own for stage in core.trials[trial_id].variant.stages}
     for trial_id in own:
-        del core.trials[trial_id]
+        _need_no_more(core, core.trials.pop(trial_id))
     del core.studies[study.study_id], core.counts[study.study_id], core.study_trial_ids[study.study_id]
-    dropped = {line.bundle_id for line in lines if core.trials.keys().isdisjoint(line.trial_ids)}
-    core.closed = [line for line in core.closed if line.bundle_id not in dropped]
-    needed = {stage.key for trial in core.trials.values() for stage in trial.variant.stages}
-    for key in gone - needed:
-        del core.stages[key]
+    core.ledger.forget(study.study_id)
     return []
+
+
+def _is_shared_with_open(core: MachineCore, line: Allocation, study_id: str) -> bool:
+    """Whether a line was charged to the study's trials and to those of another study that is open."""
+    charged = {core.trials[trial_id].study_id for trial_id in line.trial_ids if trial_id in core.trials}
+    return study_id in charged and any(core.studies[other].ended_at is None for other in charged)

@@ -42,7 +42,7 @@ from orchestrator.forecast import forecast
 from orchestrator.home import Home
 from orchestrator.loop import PLACED_AT_ONCE, Policies, SchedulingLoop
 from orchestrator.ordering import ORDERINGS, OrderingPolicy
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.schema import (
     Command,
     CommandKind,
@@ -50,13 +50,13 @@ from orchestrator.schema import (
     DeviceKind,
     Holder,
     Request,
-    Snapshot,
     Study,
     Tenant,
     Trial,
     Variant,
 )
 from orchestrator.sharing.preemption import PREEMPTIONS, Preemption, PreemptionPolicy
+from orchestrator.snapshot import Snapshot
 from orchestrator.store.database import DatabaseStore
 from orchestrator.submission import Submission, git_revision, prepare
 from orchestrator.sweep import compose_study
@@ -180,7 +180,7 @@ class Rig:
             clock=WallClock(),
             policies=Policies(
                 ordering=ORDERINGS[ordering]({"name": ordering, **SETTINGS}),
-                packing=best_fit,
+                packing=BestFit(),
                 preemption=self.preemption,
                 tenants={name: Tenant(name=name, max_priority=100) for name in TENANTS},
             ),

@@ -14,15 +14,24 @@ everything else, nobody leaves. So room that was made is not taken back, and the
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 from orchestrator.ordering import OrderingPolicy
-from orchestrator.schema import FreeDevice, Request, Resident, Snapshot, Tenant
+from orchestrator.schema import FreeDevice, Request, Resident, Tenant
 from orchestrator.sharing.changes import after_leaving
 from orchestrator.sharing.preemption.policy import Preemption
-from orchestrator.sharing.preemption.victims import Candidate, NodeRoom, Victims, cheapest_first, least_lost_victims
+from orchestrator.sharing.preemption.victims import (
+    Candidate,
+    NodeRoom,
+    Victims,
+    cheapest_first,
+    kinds_by_device,
+    least_lost_victims,
+    nodes_of,
+)
 from orchestrator.sharing.quota import TOLERANCE, admit, devices_of, fits_quota, tenant_use
+from orchestrator.snapshot import Snapshot
 
 # So many claimants are looked at in one cycle, to keep it short; the next cycle goes on behind them.
 CLAIMANTS_PER_CYCLE = 32
@@ -40,8 +49,11 @@ def least_lost(
 ) -> Sequence[Preemption]:
     """The preemptions that make room for the first of `unplaced`, in their order, until one can't be helped: packing
     lets nobody overtake it. Where what leaves already makes the room, nobody else is asked. Ties: see `victims`."""
+    claimants = unplaced[:CLAIMANTS_PER_CYCLE]
+    if not _may_displace(snapshot, claimants):
+        return ()
     candidates = _candidates(snapshot, max_preemptions, min_hold_s)
-    claims = _claims(snapshot, unplaced[:CLAIMANTS_PER_CYCLE])
+    claims = _claims(snapshot, claimants)
     if not candidates or not claims:
         return ()
     positions = _positions(snapshot, claims, candidates, ordering)
@@ -63,6 +75,15 @@ def least_lost(
             claims = claims[:up_to_first]
             candidates = [candidate for candidate in candidates if candidate not in first_victims]
     return ()
+
+
+def _may_displace(snapshot: Snapshot, claimants: Sequence[Request]) -> bool:
+    """Whether there is anything to look for: without quotas nothing is reclaimed, and nobody makes room for what is no
+    more important."""
+    if snapshot.has_quotas:
+        return True
+    lowest = snapshot.lowest_priority
+    return lowest is not None and any(request.priority > lowest for request in claimants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +115,7 @@ def _candidates(snapshot: Snapshot, max_preemptions: int, min_hold_s: float) -> 
     candidates = [
         Candidate(
             resident=resident,
-            node_id=node_of[resident.placement.device_ids[0]],
+            node_id=nodes_of(resident.placement, node_of)[0],
             work_lost=len(resident.placement.device_ids) * resident.placement.share * resident.unsaved_s,
             held_s=snapshot.at - resident.opened_at,
         )
@@ -112,7 +133,7 @@ def _positions(
     """By stage key, in which order the ordering would serve claimants and candidates if they were all that waits."""
     queue = [*(candidate.resident.request for candidate in candidates), *(claim.request for claim in claims)]
     by_arrival = tuple(sorted(queue, key=lambda request: request.queued_at))
-    return {r.stage_key: position for position, r in enumerate(ordering(replace(snapshot, queue=by_arrival)))}
+    return {r.stage_key: position for position, r in enumerate(ordering(snapshot.but(queue=by_arrival)))}
 
 
 class _Room:
@@ -122,15 +143,25 @@ class _Room:
     def __init__(self, snapshot: Snapshot) -> None:
         self._tenants = snapshot.tenants
         devices: dict[str, list[FreeDevice]] = defaultdict(list)
-        node_of: dict[str, str] = {}
+        self._node_of: dict[str, str] = {}
         for free in snapshot.devices:
             devices[free.device.node_id].append(free)
-            node_of[free.device.device_id] = free.device.node_id
-        self.nodes = {node_id: NodeRoom(on_node) for node_id, on_node in devices.items()}
+            self._node_of[free.device.device_id] = free.device.node_id
+        room, kinds = snapshot.room, kinds_by_device(snapshot.residents)
+        self.nodes = {
+            node.node_id: NodeRoom(
+                devices[node.node_id],
+                cpus=room.milli_cpus.item(row) / 1000,
+                host_memory_bytes=room.host_memory_bytes.item(row),
+                kinds=kinds,
+                barred=room.conflicts,
+            )
+            for row, node in enumerate(room.nodes)
+        }
         self._left: dict[str, list[float]] = defaultdict(list)
         for resident in snapshot.residents:
             if resident.stopping:
-                self._leave(resident, node_of[resident.placement.device_ids[0]])
+                self._leave(resident)
 
     def tenant(self, name: str) -> Tenant:
         """The tenant of that name, declared or not."""
@@ -159,10 +190,11 @@ class _Room:
 
     def leave(self, victim: Candidate) -> None:
         """Count a victim as leaving."""
-        self._leave(victim.resident, victim.node_id)
+        self._leave(victim.resident)
 
-    def _leave(self, resident: Resident, node_id: str) -> None:
-        self.nodes[node_id].give_back(resident.placement)
+    def _leave(self, resident: Resident) -> None:
+        for node_id in nodes_of(resident.placement, self._node_of):
+            self.nodes[node_id].give_back(resident)
         self._left[resident.request.tenant].append(len(resident.placement.device_ids) * resident.placement.share)
 
     def _held(self, name: str) -> float:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from orchestrator.ordering import OrderingPolicy
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
 from orchestrator.sharing.preemption.policy import Preemption
+from orchestrator.snapshot import Snapshot
 
 
 def never(snapshot: Snapshot, unplaced: Sequence[Request], ordering: OrderingPolicy) -> Sequence[Preemption]:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.ordering import OrderingPolicy
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
+from orchestrator.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,6 @@ class Preemption:
     reason: str
 
 
-# The snapshot is one with this cycle's placements made (`sharing.after_placements`); the requests are those that were
-# admitted and found no room, in order; the ordering is the one that the queue is served by.
+# The snapshot is one with this cycle's placements made, which are nobody's residents yet; the requests are the first of
+# those that were admitted and found no room, in order; the ordering is the one that the queue is served by.
 PreemptionPolicy = Callable[[Snapshot, Sequence[Request], OrderingPolicy], Sequence[Preemption]]

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 
 from orchestrator.ordering import ORDERINGS, OrderingPolicy, fair_share, fifo, priority, shortest_first, with_aging
-from orchestrator.packing import best_fit
-from orchestrator.schema import Capacity, FreeDevice, Request, Snapshot, Tenant, TenantUse
-from tests.unit.orchestrator.builders import GIB, device
+from orchestrator.packing import BestFit
+from orchestrator.schema import Capacity, Node, Placement, Request, Tenant, TenantUse
+from orchestrator.snapshot import Room, Snapshot
+from tests.unit.orchestrator.builders import device
 from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 DEVICES = 4
@@ -32,33 +33,30 @@ def victim_starts_at(order: OrderingPolicy, victim: Request, until_s: float) -> 
     """Drive devices, second by second: each that falls free finds a fresh rival in the queue beside the victim, whose
     tenant holds one device all along."""
     queue = [victim]
-    running: dict[str, tuple[Request, tuple[str, ...], float]] = {}
+    running: dict[str, tuple[Placement, float]] = {}
     count = 0
     for second in range(int(until_s)):
         at = float(second)
         # Ends are staggered, so that never all devices are free at once unless somebody waits for them.
-        running = {key: run for key, run in running.items() if run[2] > at}
+        running = {key: run for key, run in running.items() if run[1] > at}
         queue += [rival(count + n, at) for n in range(DEVICES)]
         count += DEVICES
-        busy = {device_id for _, device_ids, _ in running.values() for device_id in device_ids}
-        devices = [
-            FreeDevice(device=d, free_share=float(free), free_memory_bytes=8 * GIB * free, residents=1 - free)
-            for d in map(device, range(DEVICES))
-            for free in (int(d.device_id not in busy),)
-        ]
+        room = Room([Node(node_id="node-a", devices=tuple(map(device, range(DEVICES))))])
+        for placement, _ in running.values():
+            room.take(placement)
         holder = Tenant(name=victim.tenant)
         snapshot = Snapshot(
             at=at,
             queue=tuple(queue),
-            capacity=Capacity(devices=float(DEVICES)),
+            room=room,
             tenants={victim.tenant: TenantUse(tenant=holder, held=Capacity(devices=9.0), used=Capacity())},
         )
-        for placement in best_fit(devices, order(snapshot)):
+        for placement in BestFit()(snapshot, order(snapshot)):
             request = next(r for r in queue if r.stage_key == placement.stage_key)
             if request is victim:
                 return at
             queue.remove(request)
-            running[request.stage_key] = request, placement.device_ids, at + HOLD_S - count % 3
+            running[request.stage_key] = placement, at + HOLD_S - count % 3
         queue = [r for r in queue if r is victim or at - r.queued_at < 3]
     return None
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ordering import ORDERINGS
-from orchestrator.schema import Capacity, Request, Snapshot
+from orchestrator.schema import Capacity, Request
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import waiting
 
 CONFIG = {"max_wait_s": 50.0, "half_life_s": 100.0}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ordering import fair_share
-from orchestrator.schema import Capacity, Request, Snapshot, Tenant, TenantUse
+from orchestrator.schema import Capacity, Request, Tenant, TenantUse
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 HALF_LIFE_S = 100.0

@@ -1,7 +1,7 @@
 """priority: the more important first."""
 
 from orchestrator.ordering import priority
-from orchestrator.schema import Snapshot
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ordering import shortest_first
-from orchestrator.schema import Request, Snapshot
+from orchestrator.schema import Request
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.ordering import OrderingPolicy
-from orchestrator.packing import best_fit
-from orchestrator.schema import Placement, Request, Resident, Snapshot, Tenant
+from orchestrator.packing import BestFit
+from orchestrator.schema import Placement, Request, Resident, Tenant
 from orchestrator.sharing import Preemption, PreemptionPolicy, admit, after_placements
 from orchestrator.sharing.quota import fits_quota
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.sharing.snapshots import snapshot
 
 
@@ -64,8 +65,9 @@ class SimulatedCluster:
         self.queue |= {r.stage_key: (r, hold_s) for r, hold_s in self.arrivals if r.queued_at <= at}
         self.arrivals = [arrival for arrival in self.arrivals if arrival[0].queued_at > at]
         now = self._snapshot(at)
-        admitted, _ = admit(self.ordering(now), now)
-        placements = best_fit(now.devices, admitted)
+        served_next, _ = admit(self.ordering(now), now)
+        admitted = list(served_next)
+        placements = BestFit()(now, admitted)
         for placement in placements:
             request, left_s = self.queue.pop(placement.stage_key)
             self.runs[placement.stage_key] = Run(request, placement, at, left_s)

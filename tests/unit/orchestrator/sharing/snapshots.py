@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from orchestrator.schema import Capacity, FreeDevice, Placement, Request, Resident, Snapshot, Tenant, TenantUse
+from orchestrator.schema import Capacity, Node, Placement, Request, Resident, Tenant, TenantUse
+from orchestrator.snapshot import Room, Snapshot
 from tests.unit.orchestrator.builders import GIB, device
 
 NODE_MEMORY = 8 * GIB
@@ -42,19 +43,14 @@ def snapshot(
     at: float = 1000.0,
 ) -> Snapshot:
     """Node `a` has the first of `nodes` devices, `b` the second; what is free follows from the residents."""
-    devices = []
-    for name, width in zip("abcdefgh", nodes, strict=False):
-        for index in range(width):
-            made = device(index, name, memory_bytes=NODE_MEMORY)
-            on_it = [r.placement for r in residents if made.device_id in r.placement.device_ids]
-            devices.append(
-                FreeDevice(
-                    device=made,
-                    free_share=1.0 - sum(p.share for p in on_it),
-                    free_memory_bytes=NODE_MEMORY - sum(p.memory_bytes for p in on_it),
-                    residents=len(on_it),
-                )
-            )
+    room = Room(
+        [
+            Node(node_id=name, devices=tuple(device(i, name, memory_bytes=NODE_MEMORY) for i in range(width)))
+            for name, width in zip("abcdefgh", nodes, strict=False)
+        ]
+    )
+    for r in residents:
+        room.take(r.placement)
     held: dict[str, float] = defaultdict(float)
     for r in residents:
         held[r.request.tenant] += len(r.placement.device_ids) * r.placement.share
@@ -62,10 +58,9 @@ def snapshot(
     names = dict.fromkeys([*declared, *held])
     return Snapshot(
         at=at,
-        devices=tuple(devices),
+        room=room,
         residents=tuple(residents),
         queue=tuple(queue),
-        capacity=Capacity(devices=float(sum(nodes))),
         tenants={
             name: TenantUse(
                 tenant=declared.get(name, Tenant(name=name)), held=Capacity(devices=held[name]), used=Capacity()

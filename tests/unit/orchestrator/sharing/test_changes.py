@@ -1,6 +1,6 @@
 """Snapshots as they will be."""
 
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.schema import Capacity, Placement
 from orchestrator.sharing import after_placements
 from orchestrator.sharing.changes import after_leaving
@@ -24,14 +24,14 @@ def test_placements_take_room_and_leave_the_queue() -> None:
 def test_packing_again_finds_what_packing_left() -> None:
     queue = [waiting(str(n), share=0.5) for n in range(5)]
     before = snapshot(nodes=(2,), queue=queue)
-    after = after_placements(before, best_fit(before.devices, queue))
+    after = after_placements(before, BestFit()(before, queue))
     assert keys(after.queue) == ["4"]
-    assert list(best_fit(after.devices, after.queue)) == []
+    assert list(BestFit()(after, after.queue)) == []
 
 
 def test_without_placements_nothing_changes() -> None:
     before = snapshot(queue=[waiting("x")])
-    assert after_placements(before, []) == before
+    assert after_placements(before, []) is before
 
 
 def test_who_leaves_is_back_in_the_queue_at_its_old_place() -> None:

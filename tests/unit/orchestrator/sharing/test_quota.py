@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.schema import Capacity, Snapshot, Tenant, TenantUse
+from orchestrator.schema import Capacity, Tenant, TenantUse
 from orchestrator.sharing import admit
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import keys, waiting
 
 
@@ -110,3 +111,9 @@ def test_nobody_is_admitted_beyond_its_limit(asks: list, quotas: tuple, limits: 
         devices = sum(r.demand.devices * r.demand.share for r in admitted if r.tenant == name)
         limit = (use.tenant.quota or 0.0) + (use.tenant.borrowing_limit or 0.0)
         assert devices == 0 or use.held.devices + devices <= limit
+
+
+def test_where_nobody_has_a_quota_nobody_is_looked_at() -> None:
+    order = iter([waiting("x"), waiting("y")])
+    served, held_back = admit(order, holding(team(quota=None)))
+    assert (served is order, held_back) == (True, {})

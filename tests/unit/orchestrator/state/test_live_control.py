@@ -28,7 +28,7 @@ from orchestrator.events import (
     TrialsAdded,
     WorkerLost,
 )
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.schema import Outcome, TrialState, Variant
 from orchestrator.state import SchedulerState, validate
 from tests.unit.orchestrator.builders import demand, joined, stage, submitted, variant
@@ -54,7 +54,7 @@ class Machine(SchedulerState):
 
     def pack(self, at: float) -> list[Launch]:
         snapshot = self.snapshot(at)
-        placements = tuple(best_fit(snapshot.devices, snapshot.queue))
+        placements = tuple(BestFit()(snapshot, snapshot.queue))
         names = tuple(str(self.launched + n) for n in range(len(placements)))
         self.launched += len(placements)
         decided = PlacementsDecided(at=at, placements=placements, bundle_ids=names)
@@ -233,7 +233,7 @@ def test_a_new_leader_closes_the_ledger_when_the_old_one_died_and_counts_no_atte
         validate(other)
         other.handle(joined(2))
         snapshot = other.snapshot(at)
-        placements = tuple(best_fit(snapshot.devices, snapshot.queue))
+        placements = tuple(BestFit()(snapshot, snapshot.queue))
         ids = tuple(f"{at}-{n}" for n in range(len(placements)))
         other.handle(PlacementsDecided(at=at, placements=placements, bundle_ids=ids))
     ends = {a.bundle_id: a.closed_at for a in other.allocations("study-1")}
@@ -245,7 +245,7 @@ def test_a_study_that_has_ended_can_be_forgotten_with_all_that_only_it_needed(ma
     machine.complete("1", 3.0)
     machine.studies["study-1"] = replace(machine.studies["study-1"], ended_at=3.0)
     machine.handle(StudyForgotten(at=4.0, study_id="study-1"))
-    assert (machine.studies, machine.trials, machine.stages, machine.closed) == ({}, {}, {}, [])
+    assert (machine.studies, machine.trials, machine.stages, list(machine.ledger)) == ({}, {}, {}, [])
 
 
 def test_a_study_that_goes_on_is_not_forgotten(machine: Machine) -> None:
@@ -272,4 +272,4 @@ def test_studies_that_shared_a_run_are_forgotten_once_both_have_ended(machine: M
         machine.studies[study_id] = replace(machine.studies[study_id], ended_at=5.0)
     for study_id in ("study-1", "study-2"):
         machine.handle(StudyForgotten(at=6.0, study_id=study_id))
-    assert (machine.studies, machine.trials, machine.closed, machine.stages) == ({}, {}, [], {})
+    assert (machine.studies, machine.trials, list(machine.ledger), machine.stages) == ({}, {}, [], {})

@@ -20,7 +20,7 @@ from orchestrator.events import (
     Stop,
     WorkerLost,
 )
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.schema import Outcome, TrialState
 from orchestrator.state import SchedulerState, validate
 from orchestrator.state.snapshots import pending_reason
@@ -41,7 +41,7 @@ class Machine(SchedulerState):
 
     def pack(self, at: float) -> list[Launch]:
         snapshot = self.snapshot(at)
-        placements = tuple(best_fit(snapshot.devices, snapshot.queue))
+        placements = tuple(BestFit()(snapshot, snapshot.queue))
         names = tuple(str(self.launched + n) for n in range(len(placements)))
         self.launched += len(placements)
         decided = PlacementsDecided(at=at, placements=placements, bundle_ids=names)

@@ -4,11 +4,12 @@ Every instruction is also applied to a store that compares and sets: one that do
 asks for a transition that doesn't exist, fails the test.
 """
 
+import itertools
 from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.events import (
     BundleStarted,
@@ -17,6 +18,7 @@ from orchestrator.events import (
     HaltRequested,
     Instruction,
     LeaderLost,
+    MemoryExceeded,
     NodeLost,
     PlacementsDecided,
     PreemptionDecided,
@@ -24,6 +26,7 @@ from orchestrator.events import (
     RecordAllocation,
     RecordTrial,
     StageCompleted,
+    StageMeasured,
     StageRaised,
     StageReported,
     StageSaved,
@@ -33,12 +36,21 @@ from orchestrator.events import (
     TrialsAdded,
     WorkerLost,
 )
+from orchestrator.interference import Interference, Rules, Slice
 from orchestrator.packing import PACKINGS
-from orchestrator.schema import Outcome, TrialState
+from orchestrator.schema import Demand, Outcome, TrialState
 from orchestrator.state import SchedulerState, validate
-from tests.unit.orchestrator.builders import demand, joined, stage, submitted, variant
+from tests.unit.orchestrator.builders import GIB, demand, joined, stage, submitted, variant
 
-BUNDLES = st.integers(0, 30).map(str)
+# Quick to judge, so that bars come and go within a few events.
+HASTY = Rules(
+    slice_s=1.0, least_slices=1, margin=0.0, judge_every_s=1.0, retry_s=20.0, least_left_s=0.0, apart_after_s=5.0,
+    apart_slices=1,
+)  # fmt: skip
+# Four in five are one of those that run, the others one that was, or never will be.
+BUNDLES = st.tuples(st.integers(0, 4), st.integers(0, 30))
+SHARES = st.sampled_from([0.25, 0.5, 1.0])
+KINDS = st.sampled_from(["sft", "grpo"])
 NUMBERS = st.sets(st.integers(0, 3))
 
 
@@ -70,7 +82,8 @@ class EventSequences(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = SchedulerState(max_attempts=2)
+        self.state = SchedulerState(max_attempts=2, max_memory_raises=2)
+        self.state.interference = Interference(HASTY)
         self.recorded = Recorded()
         self.now = 0.0
         self.launched = 0
@@ -83,17 +96,42 @@ class EventSequences(RuleBasedStateMachine):
             self.recorded.apply(instruction)
         self.history.append(event)
 
-    @rule(count=st.integers(1, 4), share=st.sampled_from([0.25, 0.5, 1.0]), gang=st.integers(1, 2))
-    def submit(self, count: int, share: float, gang: int) -> None:
+    @initialize(count=st.integers(1, 4), share=SHARES, kind=KINDS)
+    def begin(self, count: int, share: float, kind: str) -> None:
+        """Last stages run, or wait, behind a warm-up that is done."""
+        self.join("node-a", 0)
+        self.submit(count, share, 1, kind, 0.0, 0.0)
+        self.pack("best_fit")
+        self.complete((1, 0))
+        self.pack("best_fit")
+
+    @rule(
+        count=st.integers(1, 4),
+        share=SHARES,
+        gang=st.integers(1, 2),
+        kind=st.sampled_from(["", "sft", "grpo"]),
+        cap=st.sampled_from([0.0, 1.1]),
+        stated_gib=st.sampled_from([0.0, 1.0]),
+    )
+    def submit(self, count: int, share: float, gang: int, kind: str, cap: float, stated_gib: float) -> None:
         self.studies += 1
         event = submitted(count, share, gang, study_id=f"study-{self.studies}")
+        asked = Demand(
+            devices=gang, share=share, memory_bytes=GIB, cpus=gang * share, host_memory_bytes=gang * GIB,
+            kind=kind, max_slowdown=cap,
+        )  # fmt: skip
+        config = {"cluster": {"memory_per_trial_gib": stated_gib}}
+        event = replace(
+            event, study=replace(event.study, config=config), demands=dict.fromkeys(event.demands, asked)
+        )  # fmt: skip
         self.recorded.trials |= {trial.trial_id: trial.state for trial in event.trials}
         self.send(event)
 
-    @rule(node=st.sampled_from(["node-a", "node-b"]))
-    def join(self, node: str) -> None:
-        self.send(joined(2, node))
+    @rule(node=st.sampled_from(["node-a", "node-b"]), host_gib=st.sampled_from([0, 16]))
+    def join(self, node: str, host_gib: int) -> None:
+        self.send(replace(joined(2, node), cpus=2.0 if host_gib else 0.0, host_memory_bytes=host_gib * GIB))
 
+    @precondition(lambda self: self.state.bundles)
     @rule(node=st.sampled_from(["node-a", "node-b"]))
     def lose_node(self, node: str) -> None:
         self.send(NodeLost(at=0.0, node_id=node, reason="gone"))
@@ -101,35 +139,78 @@ class EventSequences(RuleBasedStateMachine):
     @rule(policy=st.sampled_from(sorted(PACKINGS)))
     def pack(self, policy: str) -> None:
         snapshot = self.state.snapshot(self.now)
-        placements = tuple(PACKINGS[policy](snapshot.devices, snapshot.queue))
+        placements = tuple(PACKINGS[policy]()(snapshot, snapshot.queue))
         names = tuple(str(self.launched + n) for n in range(len(placements)))
         self.launched += len(placements)
         self.send(PlacementsDecided(at=0.0, placements=placements, bundle_ids=names))
 
     @rule(bundle=BUNDLES, progress=st.floats(0, 1))
-    def report(self, bundle: str, progress: float) -> None:
-        self.send(BundleStarted(at=0.0, bundle_id=bundle))
-        self.send(StageReported(at=0.0, bundle_id=bundle, step=1, metrics={"train/loss": 1.0}, progress=progress))
+    def report(self, bundle: tuple[int, int], progress: float) -> None:
+        name = self.picked(bundle)
+        self.send(BundleStarted(at=0.0, bundle_id=name))
+        self.send(StageReported(at=0.0, bundle_id=name, step=1, metrics={"train/loss": 1.0}, progress=progress))
+
+    @rule(paces=st.lists(st.sampled_from([0.001, 0.02]), min_size=4, max_size=4), times=st.integers(1, 8))
+    def work(self, paces: list[float], times: int) -> None:
+        """Whoever fits starts, and all that run report, over and over, each at its own pace."""
+        self.pack("best_fit")
+        for _ in range(times):
+            for bundle, pace in zip(list(self.state.bundles.values()), itertools.cycle(paces), strict=False):
+                name, progress = bundle.launch.bundle_id, bundle.progress + pace
+                self.send(StageReported(at=0.0, bundle_id=name, step=1, metrics={}, progress=progress))
+
+    @rule(kind=KINDS, other=KINDS, slower=st.sampled_from([1.0, 3.0]))
+    def slow_each_other_down(self, kind: str, other: str, slower: float) -> None:
+        """What was measured of two kinds, each beside the other; whoever reports next has it judged."""
+        for one, beside in {(kind, other), (other, kind)}:
+            for neighbours, seconds in (((), 1.0), (((beside, 0.5),), slower)):
+                seen = Slice(
+                    unit=one, kind=one, share=0.5, neighbours=neighbours, steps=1.0, seconds=seconds, at=self.now
+                )
+                for _ in range(5):
+                    self.state.interference.model.observe(seen)
+
+    @rule()
+    def undo_sharing(self) -> None:
+        for event in self.state.sharing_to_undo(self.now):
+            self.send(event)
+        assert not self.state.sharing_to_undo(self.now)
+
+    @rule(bundle=BUNDLES, memory_mib=st.integers(0, 9000), utilisation=st.none() | st.floats(0, 1))
+    def measure(self, bundle: tuple[int, int], memory_mib: int, utilisation: float | None) -> None:
+        name, taken = self.picked(bundle), memory_mib << 20
+        self.send(
+            StageMeasured(at=0.0, bundle_id=name, memory_bytes=taken, host_memory_bytes=taken, utilisation=utilisation)
+        )
 
     @rule(bundle=BUNDLES)
-    def complete(self, bundle: str) -> None:
-        self.send(StageCompleted(at=0.0, bundle_id=bundle, outcome=Outcome(metrics={"accuracy": 0.5})))
+    def complete(self, bundle: tuple[int, int]) -> None:
+        self.send(StageCompleted(at=0.0, bundle_id=self.picked(bundle), outcome=Outcome(metrics={"accuracy": 0.5})))
 
     @rule(bundle=BUNDLES)
-    def fail(self, bundle: str) -> None:
-        self.send(StageRaised(at=0.0, bundle_id=bundle, error="boom"))
+    def fail(self, bundle: tuple[int, int]) -> None:
+        self.send(StageRaised(at=0.0, bundle_id=self.picked(bundle), error="boom"))
 
     @rule(bundle=BUNDLES)
-    def lose(self, bundle: str) -> None:
-        self.send(WorkerLost(at=0.0, bundle_id=bundle, reason="killed"))
+    def lose(self, bundle: tuple[int, int]) -> None:
+        self.send(WorkerLost(at=0.0, bundle_id=self.picked(bundle), reason="killed"))
+
+    @rule(bundle=BUNDLES, mib=st.integers(1, 3000), on_host=st.booleans())
+    def exceed(self, bundle: tuple[int, int], mib: int, on_host: bool) -> None:
+        name, limit = self.picked(bundle), GIB
+        if name in self.state.bundles:
+            placement = self.state.bundles[name].launch.placement
+            limit = placement.host_memory_bytes if on_host else placement.memory_bytes
+        used = limit + mib * 2**20
+        self.send(MemoryExceeded(at=0.0, bundle_id=name, used_bytes=used, limit_bytes=limit, on_host=on_host))
 
     @rule(bundle=BUNDLES)
-    def stop(self, bundle: str) -> None:
-        self.send(BundleStopped(at=0.0, bundle_id=bundle))
+    def stop(self, bundle: tuple[int, int]) -> None:
+        self.send(BundleStopped(at=0.0, bundle_id=self.picked(bundle)))
 
     @rule(bundle=BUNDLES, step=st.integers(0, 30))
-    def save(self, bundle: str, step: int) -> None:
-        self.send(StageSaved(at=0.0, bundle_id=bundle, step=step))
+    def save(self, bundle: tuple[int, int], step: int) -> None:
+        self.send(StageSaved(at=0.0, bundle_id=self.picked(bundle), step=step))
 
     @rule(numbers=NUMBERS, into=st.sampled_from([TrialState.CANCELLED, TrialState.PRUNED, TrialState.PAUSED]))
     def halt(self, numbers: set[int], into: TrialState) -> None:
@@ -140,8 +221,9 @@ class EventSequences(RuleBasedStateMachine):
         self.send(QueueRequested(at=0.0, trial_ids=self.chosen(numbers), retry=retry))
 
     @rule(bundles=st.sets(BUNDLES), counts=st.booleans())
-    def preempt(self, bundles: set[str], counts: bool) -> None:
-        self.send(PreemptionDecided(at=0.0, bundle_ids=tuple(bundles), reason="room", counts=counts))
+    def preempt(self, bundles: set[tuple[int, int]], counts: bool) -> None:
+        names = tuple(self.picked(bundle) for bundle in sorted(bundles))
+        self.send(PreemptionDecided(at=0.0, bundle_ids=names, reason="room", counts=counts))
 
     @rule(number=st.integers(1, 4))
     def close_and_forget(self, number: int) -> None:
@@ -153,6 +235,7 @@ class EventSequences(RuleBasedStateMachine):
         for trial_id in known - set(self.state.trials):
             del self.recorded.trials[trial_id]
 
+    @precondition(lambda self: self.state.bundles)
     @rule()
     def lose_leader(self) -> None:
         self.send(LeaderLost(at=0.0, reason="killed"))
@@ -182,6 +265,11 @@ class EventSequences(RuleBasedStateMachine):
             demands = {s.key: demand() for s in new.stages}
             self.send(TrialExtended(at=0.0, trial_id=trial.trial_id, variant=new, demands=demands))
 
+    def picked(self, bundle: tuple[int, int]) -> str:
+        kind, number = bundle
+        running = list(self.state.bundles)
+        return running[number % len(running)] if running and kind else str(number)
+
     def chosen(self, numbers: set[int]) -> tuple[str, ...]:
         return tuple(t.trial_id for t in self.state.trials.values() if t.number in numbers)
 
@@ -204,6 +292,15 @@ class EventSequences(RuleBasedStateMachine):
         assert self.recorded.trials == {t.trial_id: t.state for t in self.state.trials.values()}
         assert {b for b, opens in self.recorded.ledger.items() if opens} == set(self.state.bundles)
 
+    @invariant()
+    def nobody_is_raised_beyond_the_rules(self) -> None:
+        largest = self.state.room.largest_memory_bytes()
+        for record in self.state.queue.records():
+            assert record.raises <= self.state.max_memory_raises
+            peak = self.state.memory.peak(record.stage, record.demand.devices)
+            seen = GIB if peak is None else max(GIB, peak.memory_bytes)
+            assert not largest or record.demand.memory_bytes <= max(seen, largest)
 
-EventSequences.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+EventSequences.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestEventSequences = EventSequences.TestCase

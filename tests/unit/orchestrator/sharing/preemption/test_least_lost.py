@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 from orchestrator.ordering import OrderingPolicy, fair_share, fifo, priority, with_aging
-from orchestrator.schema import Request, Resident, Snapshot, Tenant
+from orchestrator.schema import Request, Resident, Tenant
 from orchestrator.sharing import PREEMPTIONS, Preemption, admit
+from orchestrator.snapshot import Snapshot
 from tests.unit.orchestrator.ordering.requests import waiting
 from tests.unit.orchestrator.sharing.snapshots import ids, resident, snapshot
 
@@ -20,7 +21,7 @@ def decided(
     now: Snapshot, ordering: OrderingPolicy = priority, unplaced: Sequence[Request] | None = None
 ) -> list[Preemption]:
     admitted, _ = admit(ordering(now), now)
-    return list(POLICY(now, admitted if unplaced is None else unplaced, ordering))
+    return list(POLICY(now, list(admitted) if unplaced is None else unplaced, ordering))
 
 
 def victims(preemptions: Iterable[Preemption]) -> list[str]:
@@ -49,6 +50,15 @@ def test_lower_priority_makes_room_where_least_is_lost() -> None:
             "1 device-seconds of work are lost",
         )
     ]
+
+
+def test_where_nobody_is_less_important_and_nobody_has_a_quota_the_residents_are_not_even_looked_at() -> None:
+    def unwanted() -> Sequence[Resident]:
+        raise AssertionError("somebody looked")
+
+    queue = [waiting("x", at=5.0, priority=1)]
+    now = Snapshot(at=99.0, queue=queue, residents=unwanted, lowest_priority=lambda: 1)
+    assert decided(now) == []
 
 
 def test_equal_priority_does_not() -> None:
@@ -210,4 +220,4 @@ def test_nobody_leaves_for_what_an_earlier_victim_would_overtake() -> None:
     claims = [waiting("owners", tenant="owner", priority=1), waiting("borrowers", tenant="borrower", priority=1)]
     now = snapshot(nodes=(3,), residents=[earlier, *mine], queue=claims, tenants=TEAMS)
     assert decided(now) == []
-    assert victims(decided(replace(now, residents=(replace(earlier, stopping=False), *mine)))) != []
+    assert victims(decided(now.but(residents=(replace(earlier, stopping=False), *mine)))) != []

@@ -1,6 +1,7 @@
 """The set of victims that makes room and loses the least work."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import assume, given, settings
@@ -12,9 +13,10 @@ from orchestrator.sharing.preemption.victims import (
     NodeRoom,
     Victims,
     cheapest_first,
+    kinds_by_device,
     least_lost_victims,
 )
-from tests.unit.orchestrator.builders import GIB
+from tests.unit.orchestrator.builders import GIB, device
 from tests.unit.orchestrator.ordering.requests import waiting
 from tests.unit.orchestrator.sharing.snapshots import ids, resident, snapshot
 
@@ -24,7 +26,8 @@ WIDTH = 3
 def candidate(key: str, node: str, indexes: list[int], share: float, lost: float, held_s: float) -> Candidate:
     request = waiting(key, devices=len(indexes), share=share, memory_bytes=int(share * 8) * GIB)
     made = resident(request, ids(node, *indexes))
-    return Candidate(resident=made, node_id=node, work_lost=lost, held_s=held_s)
+    placement = replace(made.placement, cpus=len(indexes) * share)  # a core for each device
+    return Candidate(resident=replace(made, placement=placement), node_id=node, work_lost=lost, held_s=held_s)
 
 
 def rooms(candidates: list[Candidate]) -> dict[str, NodeRoom]:
@@ -32,7 +35,8 @@ def rooms(candidates: list[Candidate]) -> dict[str, NodeRoom]:
     by_node: dict[str, list[FreeDevice]] = {}
     for free in made.devices:
         by_node.setdefault(free.device.node_id, []).append(free)
-    return {node_id: NodeRoom(devices) for node_id, devices in by_node.items()}
+    held = {node_id: sum(c.resident.placement.cpus for c in candidates if c.node_id == node_id) for node_id in by_node}
+    return {node_id: NodeRoom(devices, cpus=WIDTH - held[node_id]) for node_id, devices in by_node.items()}
 
 
 def demand(devices: int, share: float = 1.0, gib: int = 1) -> Demand:
@@ -89,6 +93,86 @@ def test_memory_is_room_too() -> None:
     assert chosen([small, large, *hogs, *fillers], demand(1, share=0.25, gib=6)) == ["large"]
 
 
+def node(
+    holders: list[Candidate], *, cpus: float = 8.0, host_gib: int = 64, barred: dict[str, list[str]] | None = None
+) -> NodeRoom:
+    """Node a with one empty device, besides what these hold, and so many free cores and GiB."""
+    devices = [
+        FreeDevice(device=device(i, "a"), free_share=1.0, free_memory_bytes=8 * GIB, residents=0) for i in (0, 1)
+    ]
+    kinds = kinds_by_device([holder.resident for holder in holders])
+    return NodeRoom(devices, cpus=cpus, host_memory_bytes=host_gib * GIB, kinds=kinds, barred=barred)
+
+
+def holder(name: str, *, cpus: float = 0.0, host_gib: int = 0, lost: float = 1.0, kind: str = "") -> Candidate:
+    """On the first device of node a, of which it holds nothing that anybody lacks."""
+    request = waiting(name, share=0.25)
+    request = replace(request, demand=replace(request.demand, kind=kind))
+    made = resident(request, ids("a", 0))
+    placement = replace(made.placement, cpus=cpus, host_memory_bytes=host_gib * GIB)
+    return Candidate(resident=replace(made, placement=placement), node_id="a", work_lost=lost, held_s=1.0)
+
+
+def chosen_on(room: NodeRoom, candidates: list[Candidate], wanted: Demand) -> list[str] | None:
+    victims = least_lost_victims({"a": room}, cheapest_first(candidates), wanted, anything)
+    return None if victims is None else sorted(v.resident.request.stage_key for v in victims)
+
+
+def test_cores_of_the_node_are_room_too() -> None:
+    few, many = holder("few", cpus=1.0, lost=0.0), holder("many", cpus=4.0)
+    wanted = replace(demand(1), cpus=10.0)
+    room = node([few, many])
+    assert not room.makes_room(wanted)
+    assert chosen_on(room, [few, many], wanted) == ["many"]
+    assert chosen_on(room, [few], wanted) is None
+
+
+def test_host_memory_of_the_node_is_room_too() -> None:
+    small, large = holder("small", host_gib=1, lost=0.0), holder("large", host_gib=32)
+    wanted = replace(demand(1), host_memory_bytes=80 * GIB)
+    assert chosen_on(node([small, large]), [small, large], wanted) == ["large"]
+
+
+def test_whoever_wants_cores_alone_makes_those_leave_that_hold_them() -> None:
+    big = holder("big", cpus=4.0)
+    wanted = Demand(devices=0, share=0.0, memory_bytes=0, cpus=12.0)
+    assert chosen_on(node([big]), [big], wanted) == ["big"]
+
+
+def test_a_device_of_another_model_is_no_room() -> None:
+    room = node([])
+    assert room.makes_room(demand(1))
+    assert not room.makes_room(replace(demand(1), models=("H100",)))
+
+
+def test_a_device_where_a_barred_kind_sits_is_room_only_once_that_has_left() -> None:
+    sft = holder("sft", kind="sft")
+    room = node([sft], barred={"grpo": ["sft"]})
+    wanted = replace(demand(2), kind="grpo")
+    assert not room.makes_room(wanted)
+    assert room.makes_room(replace(wanted, kind="sft"))
+    assert chosen_on(room, [sft], wanted) == ["sft"]
+    room.give_back(sft.resident)
+    assert room.makes_room(wanted)
+
+
+def test_what_is_promised_is_gone_cores_and_host_memory_too() -> None:
+    room = node([], cpus=8.0, host_gib=64)
+    wanted = replace(demand(1, share=0.5), cpus=5.0, host_memory_bytes=40 * GIB)
+    room.promise(wanted)
+    assert not room.makes_room(wanted)
+    assert room.makes_room(replace(wanted, cpus=3.0, host_memory_bytes=24 * GIB))
+
+
+def test_of_a_gang_over_nodes_only_its_part_here_is_given_back() -> None:
+    gang = holder("gang", cpus=8.0)
+    spanning = replace(gang.resident.placement, device_ids=(*ids("a", 0), *ids("b", 0)), node_ids=("a", "b"))
+    room = node([gang], cpus=0.0)
+    room.give_back(replace(gang.resident, placement=spanning))
+    assert room.makes_room(replace(demand(1), cpus=4.0))
+    assert not room.makes_room(replace(demand(1), cpus=5.0))
+
+
 def test_if_all_together_would_not_do_nobody_is_chosen() -> None:
     assert chosen(whole_nodes(1, 1, 1), demand(WIDTH + 1)) is None
 
@@ -104,7 +188,13 @@ SETS = st.lists(
     min_size=1,
     max_size=6,
 )
-WANTED = st.builds(demand, st.integers(1, 3), st.sampled_from([0.25, 0.5, 1.0]), st.integers(0, 6))
+WANTED = st.builds(
+    lambda devices, share, gib, cpus: replace(demand(devices, share, gib), cpus=cpus),
+    st.integers(1, 3),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.integers(0, 6),
+    st.sampled_from([0.0, 0.0, 0.5, 1.5, 3.0]),
+)
 
 
 def fill(rows: list) -> list[Candidate]:
