@@ -6,7 +6,7 @@ service refused the command; 2 bad input; 130 interrupted.
 
 import typer
 
-from orchestrator.cli import changing, running, tokens, watching
+from orchestrator.cli import changing, running, simulating, tokens, tracing, tuning, watching
 
 app = typer.Typer(
     name="orchestrator",
@@ -22,6 +22,12 @@ app = typer.Typer(
     ),
 )
 token_app = typer.Typer(help="Access tokens of the HTTP service.", no_args_is_help=True, rich_markup_mode=None)
+trace_app = typer.Typer(
+    help="Workloads for the simulator: recorded ones, generated ones.", no_args_is_help=True, rich_markup_mode=None
+)
+tune_app = typer.Typer(
+    help="Search the knobs of policies in the simulator.", no_args_is_help=True, rich_markup_mode=None
+)
 
 app.command(epilog=running.RUN_EXAMPLES)(running.run)
 app.command(epilog=running.SUBMIT_EXAMPLES)(running.submit)
@@ -38,10 +44,17 @@ app.command(epilog=changing.CLONE_EXAMPLES)(changing.clone)
 app.command(epilog=changing.EXTEND_EXAMPLES)(changing.extend)
 app.command(epilog=watching.REPORT_EXAMPLES)(watching.report)
 app.command(epilog=watching.STUDIES_EXAMPLES)(watching.studies)
+app.command(epilog=simulating.SIMULATE_EXAMPLES)(simulating.simulate)
 token_app.command("create", epilog=tokens.CREATE_EXAMPLES)(tokens.create)
 token_app.command("list", epilog=tokens.LIST_EXAMPLES)(tokens.list_tokens)
 token_app.command("revoke", epilog=tokens.REVOKE_EXAMPLES)(tokens.revoke)
 app.add_typer(token_app, name="token")
+trace_app.command("export", epilog=tracing.EXPORT_EXAMPLES)(tracing.export)
+trace_app.command("generate", epilog=tracing.GENERATE_EXAMPLES)(tracing.generate)
+trace_app.command("replay", epilog=tracing.REPLAY_EXAMPLES)(tracing.replay)
+app.add_typer(trace_app, name="trace")
+tune_app.command("packing", epilog=tuning.PACKING_EXAMPLES)(tuning.packing)
+app.add_typer(tune_app, name="tune")
 
 
 def main() -> None:

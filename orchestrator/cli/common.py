@@ -45,9 +45,10 @@ def refusals() -> Iterator[None]:
     """Turns what the user can mend into one or two lines on standard error and exit code 2, Ctrl-C into 130."""
     from orchestrator.config import ConfigError
     from orchestrator.control.operations import Forbidden, ServiceUnavailable
-    from orchestrator.ports import ClusterUnavailable, StoreUnavailable, TrackingUnavailable
+    from orchestrator.ports import ClusterUnavailable, StoreUnavailable, TraceError, TrackingUnavailable
 
-    refused = (ConfigError, Forbidden, ServiceUnavailable, ClusterUnavailable, StoreUnavailable, TrackingUnavailable)
+    unavailable = (ServiceUnavailable, ClusterUnavailable, StoreUnavailable, TrackingUnavailable)
+    refused = (ConfigError, Forbidden, TraceError, *unavailable)
     try:
         yield
     except refused as error:

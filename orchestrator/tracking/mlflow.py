@@ -120,11 +120,11 @@ class MlflowTracker:
             self._set_status(run, status)
             return
         ended_ms = _milliseconds(trial.ended_at if trial.ended_at is not None else trial.submitted_at)
-        values = _metric_values(runs.final_metrics(trial), runs.final_step(trial), ended_ms)
+        values = metric_values(runs.final_metrics(trial), runs.final_step(trial), ended_ms)
         self._set_tags(run, tags, values)
         if trial.error:
-            self._client.log_text(run.run_id, runs.error_text(trial), runs.ERROR_FILE)
-        self._client.set_terminated(run.run_id, status=status, end_time=ended_ms)
+            self.client.log_text(run.run_id, runs.error_text(trial), runs.ERROR_FILE)
+        self.client.set_terminated(run.run_id, status=status, end_time=ended_ms)
         run.status = status
 
     def points(self, study: Study, trial_id: str, points: Sequence[JournalEntry]) -> None:
@@ -134,23 +134,23 @@ class MlflowTracker:
         values = (
             value
             for point in points
-            for value in _metric_values(point.payload["metrics"], point.payload["step"], _milliseconds(point.at))
+            for value in metric_values(point.payload["metrics"], point.payload["step"], _milliseconds(point.at))
         )
-        for chunk in _chunks(values, MAX_METRICS_PER_BATCH):
-            self._client.log_batch(run.run_id, metrics=chunk)
+        for chunk in chunks(values, MAX_METRICS_PER_BATCH):
+            self.client.log_batch(run.run_id, metrics=chunk)
 
     def study_finished(self, study: Study, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         known, run = self._study(study), self._parent(study)
         if known.shared:
             self._adopt(known)
         ended_ms = _milliseconds(study.ended_at if study.ended_at is not None else study.submitted_at)
-        self._client.log_batch(run.run_id, metrics=_metric_values(runs.readable(metrics), 0, ended_ms))
+        self.client.log_batch(run.run_id, metrics=metric_values(runs.readable(metrics), 0, ended_ms))
         for path in artifacts:
             if path.exists():
-                self._client.log_artifact(run.run_id, str(path))
+                self.client.log_artifact(run.run_id, str(path))
             else:
                 logger.warning("tracking: the artifact %s is gone and is left out", path)
-        self._client.set_terminated(run.run_id, status=self._study_status(known), end_time=ended_ms)
+        self.client.set_terminated(run.run_id, status=self._study_status(known), end_time=ended_ms)
         # Were it kept, a service would remember every run that it ever made.
         del self._studies[study.study_id]
 
@@ -170,7 +170,7 @@ class MlflowTracker:
                 with tempfile.TemporaryFile(dir=self._artifact_root) as probe:
                     probe.write(bytes(_PROBE_BYTES))
             for known in islice(reversed(self._studies.values()), 1):
-                self._client.set_experiment_tag(known.experiment_id, _PROBE_TAG, str(time.time()))
+                self.client.set_experiment_tag(known.experiment_id, _PROBE_TAG, str(time.time()))
         except (TrackingUnavailable, OSError):
             return False
         # Whatever else MLflow raises (its own errors, SQLAlchemy's): a refusal is an answer, the rest is none.
@@ -189,7 +189,8 @@ class MlflowTracker:
         return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}   then http://127.0.0.1:5000{page}"
 
     @property
-    def _client(self) -> "MlflowClient":
+    def client(self) -> "MlflowClient":
+        """MLflow's own; the first time the database is made."""
         if self._opened is None:
             # Read by mlflow on import, and per request. Someone who set them knows better.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -226,7 +227,7 @@ class MlflowTracker:
         if known is not None:
             return known
         name = runs.experiment_name(study)
-        found = self._client.get_experiment_by_name(name)
+        found = self.client.get_experiment_by_name(name)
         if found is not None:
             known = _KnownStudy(experiment_id=str(found.experiment_id), shared=True)
             self._adopt(known)
@@ -235,7 +236,7 @@ class MlflowTracker:
             if self._uri.startswith("sqlite:"):
                 location = (self._artifact_root / study.study_id).absolute().as_uri()
             tags = experiment_tags(study)
-            known = _KnownStudy(self._client.create_experiment(name, artifact_location=location, tags=tags))
+            known = _KnownStudy(self.client.create_experiment(name, artifact_location=location, tags=tags))
         self._studies[study.study_id] = known
         return known
 
@@ -265,7 +266,7 @@ class MlflowTracker:
                 return known.runs[owner]
         known.unsure = True
         try:
-            made = self._client.create_run(
+            made = self.client.create_run(
                 known.experiment_id,
                 start_time=_milliseconds(at),
                 tags={key: value[:MAX_TAG_CHARS] for key, value in tags.items()},
@@ -293,7 +294,7 @@ class MlflowTracker:
             kept = max(candidates, key=lambda run: (mine is not None and run.info.run_id == mine.run_id, _content(run)))
             for run in candidates:
                 if run is not kept:
-                    self._client.delete_run(run.info.run_id)
+                    self.client.delete_run(run.info.run_id)
             if mine is None or mine.run_id != kept.info.run_id:
                 info = kept.info
                 known.runs[owner] = _KnownRun(info.run_id, info.run_name, dict(kept.data.tags), info.status)
@@ -302,7 +303,7 @@ class MlflowTracker:
     def _runs(self, known: _KnownStudy) -> Iterator["Run"]:
         token = None
         while True:
-            page = self._client.search_runs([known.experiment_id], page_token=token)
+            page = self.client.search_runs([known.experiment_id], page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -312,37 +313,37 @@ class MlflowTracker:
         """Params and the config file, once per run and variant; writing the same again does no harm."""
         if run.described == described:
             return
-        params = _params(config)
+        params = params_of(config)
         # MLflow refuses another value for a param that is there, with its whole batch.
-        there = {} if run.described == "" else self._client.get_run(run.run_id).data.params
+        there = {} if run.described == "" else self.client.get_run(run.run_id).data.params
         changed = [f"{name}={value}" for name, value in params.items() if there.get(name, value) != value]
-        new = (_param(name, value) for name, value in params.items() if name not in there)
-        for chunk in _chunks(new, MAX_PARAMS_PER_BATCH):
-            self._client.log_batch(run.run_id, params=chunk)
+        new = (param_of(name, value) for name, value in params.items() if name not in there)
+        for chunk in chunks(new, MAX_PARAMS_PER_BATCH):
+            self.client.log_batch(run.run_id, params=chunk)
         if changed:
-            self._client.set_tag(run.run_id, CHANGED_PARAMS_TAG, " ".join(changed)[:MAX_TAG_CHARS])
-        self._client.log_text(run.run_id, runs.config_yaml(config), runs.CONFIG_FILE)
+            self.client.set_tag(run.run_id, CHANGED_PARAMS_TAG, " ".join(changed)[:MAX_TAG_CHARS])
+        self.client.log_text(run.run_id, runs.config_yaml(config), runs.CONFIG_FILE)
         run.described = described
 
     def _set_tags(self, run: _KnownRun, tags: Mapping[str, str], metrics: Sequence["Metric"] = ()) -> None:
         """Bring the run's tags to `tags`, in one write with `metrics`."""
         changed = {name: value for name, value in tags.items() if run.tags.get(name) != value}
         if changed or metrics:
-            self._client.log_batch(run.run_id, metrics=metrics, tags=_run_tags(changed))
+            self.client.log_batch(run.run_id, metrics=metrics, tags=_run_tags(changed))
         run.tags.update(changed)
         if runs.ERROR_TAG in run.tags and runs.ERROR_TAG not in tags:
-            self._client.delete_tag(run.run_id, runs.ERROR_TAG)
+            self.client.delete_tag(run.run_id, runs.ERROR_TAG)
             del run.tags[runs.ERROR_TAG]
 
     def _set_name(self, run: _KnownRun, name: str) -> None:
         if run.name != name:
-            self._client.update_run(run.run_id, name=name)
+            self.client.update_run(run.run_id, name=name)
             run.name = name
 
     def _set_status(self, run: _KnownRun, status: RunStatus) -> None:
         """A run that had ended goes on; MLflow has no way to take its end time back."""
         if run.status != status:
-            self._client.update_run(run.run_id, status=status)
+            self.client.update_run(run.run_id, status=status)
             run.status = status
 
     def _study_status(self, known: _KnownStudy) -> RunStatus:
@@ -355,7 +356,7 @@ def _content(run: "Run") -> tuple[int, str]:
     return len(run.data.params) + len(run.data.metrics), run.info.run_id
 
 
-def _params(config: Mapping[str, object]) -> dict[str, str]:
+def params_of(config: Mapping[str, object]) -> dict[str, str]:
     """In the characters and the length that MLflow takes."""
     return {
         _name(name): value if len(value) <= MAX_PARAM_CHARS else value[: MAX_PARAM_CHARS - 1] + "…"
@@ -363,13 +364,15 @@ def _params(config: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def _param(name: str, value: str) -> "Param":
+def param_of(name: str, value: str) -> "Param":
+    """As MLflow takes it."""
     from mlflow.entities import Param
 
     return Param(name, value)
 
 
-def _metric_values(metrics: Mapping[str, float], step: int, at_ms: int) -> list["Metric"]:
+def metric_values(metrics: Mapping[str, float], step: int, at_ms: int) -> list["Metric"]:
+    """As MLflow takes them; `at_ms` since the epoch."""
     from mlflow.entities import Metric
 
     return [Metric(_name(name), float(value), at_ms, step) for name, value in metrics.items()]
@@ -386,7 +389,8 @@ def _name(name: str) -> str:
     return _NAME_FORBIDS.sub("_", name)[:MAX_NAME_CHARS]
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """At most `size` at a time."""
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk

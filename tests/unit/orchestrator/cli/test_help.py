@@ -23,8 +23,11 @@ COMMANDS = (
         "extend",
         "report",
         "studies",
+        "simulate",
     ],
     *("token create", "token list", "token revoke"),
+    *("trace export", "trace generate", "trace replay"),
+    "tune packing",
 )
 
 

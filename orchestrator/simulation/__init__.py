@@ -1,0 +1,1 @@
+"""Workloads in virtual time: the same state machine, ordering and packing as the live service."""
