@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from experiments.fusion.decoder import StackedDecoder
+from experiments.fusion.engine import StackEngine
+from experiments.fusion.optimizer import MemberOptimizer
 from experiments.models.decoder import Decoder
 from orchestrator.schema import Assignment, DeviceKind
 from orchestrator.schema.training import DeepSpeedConfig, OptimizerConfig
@@ -112,7 +115,7 @@ def deepspeed_config(config: DeepSpeedConfig, items_per_step: int, world_size: i
 class Engine:
     """A decoder in training. Calling it is the forward pass; see `Decoder.forward`.
 
-    `layout` is what a checkpoint depends on: an engine of another one can't load it.
+    `layout` is what a checkpoint depends on: an engine of another one can't load it. `learned` counts micro-batches.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Engine:
         self.device = device
         self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
         self.accumulation = config.gradient_accumulation_steps
+        self.learned = 0
         settings = deepspeed_config(config, items_per_step, self.world_size)
         stage = settings["zero_optimization"]["stage"]
         plain_fp32 = stage == 0 and not settings["bf16"]["enabled"]
@@ -182,6 +186,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
+        self.learned += 1
 
     def grad_norm(self) -> Tensor:
         """Norm of the last step's global gradient before clipping, a scalar."""
@@ -222,6 +227,31 @@ class Engine:
             self._engine.optimizer.clip_grad = self._max_norm
 
 
+class DeepSpeedStack(StackEngine):
+    """A stack of members under one DeepSpeed engine, in single precision and without ZeRO, in one process.
+
+    Clipping and hyperparameters are each member's own, so they are the client optimizer's, and DeepSpeed's clipping is
+    off. Members may come and go: DeepSpeed holds the stack's one parameter, whatever its number of rows.
+    """
+
+    def __init__(self, stack: StackedDecoder, members: Sequence[MemberOptimizer]) -> None:
+        super().__init__(stack, members)
+        settings = deepspeed_config(DeepSpeedConfig(gradient_clipping=0.0), items_per_step=1, world_size=1)
+        self._engine, *_ = deepspeed.initialize(model=stack, optimizer=self.optimizer, config=settings)
+        self._engine.enable_backward_allreduce = False
+        self._engine.train()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._engine(*args, **kwargs)
+
+    def backward(self, losses: Tensor) -> None:
+        """Gradients of each member's own loss, (M,)."""
+        self._engine.backward(losses.sum(), scale_wrt_gas=False)
+
+    def _step(self) -> None:
+        self._engine.step()
+
+
 @contextmanager
 def _own_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -236,10 +266,3 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def sum_over_processes(values: Tensor) -> Tensor:
-    """Element-wise sum over the gang, in place; nothing to do for one process."""
-    if dist.get_world_size() > 1:
-        dist.all_reduce(values)
-    return values

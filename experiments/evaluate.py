@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from experiments.batches import encode_prompts
-from experiments.engine import sum_over_processes
+from experiments.gang import sum_over_processes
 from experiments.models.decoder import Decoder
 from experiments.rollout import generate
 from experiments.tasks import Problem, Task

@@ -82,6 +82,35 @@ def k3_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - log_ratio - 1
 
 
+def clipped_surrogate(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    lowest: Tensor | float,
+    highest: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """-min(w A, clip(w, lowest, highest) A) per token, and w = policy / old policy; both (N, T), w is 1 at padding.
+
+    Args:
+        log_probs, old_log_probs, mask: (N, T). advantages: (N,).
+        lowest, highest: bounds of the ratio: both numbers, or both (N, 1).
+    """
+    # Filled before the exponential: infinity at a padded position would turn into NaN once multiplied by zero.
+    ratio = (log_probs - old_log_probs).masked_fill(~mask.bool(), 0.0).exp()
+    clipped = ratio.clamp(lowest, highest)  # type: ignore[arg-type]
+    advantages = advantages.unsqueeze(1)
+    return -torch.minimum(ratio * advantages, clipped * advantages), ratio
+
+
+def clipped_tokens(
+    ratio: Tensor, advantages: Tensor, mask: Tensor, lowest: Tensor | float, highest: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Which answer tokens the clip leaves without gradient, (N, T): below the lowest ratio, above the highest."""
+    advantages, mask = advantages.unsqueeze(1), mask.bool()
+    return (ratio < lowest) & (advantages < 0) & mask, (ratio > highest) & (advantages > 0) & mask
+
+
 def grpo_loss(
     log_probs: Tensor,
     old_log_probs: Tensor,
@@ -128,15 +157,12 @@ def grpo_loss(
     if kl_weight != 0.0 and reference_log_probs is None:
         raise ValueError(f"kl_weight={kl_weight} needs reference_log_probs")
     padding = ~mask.bool()
-    advantages = advantages.unsqueeze(1)
-    # Filled before the exponential: infinity at a padded position would turn into NaN once multiplied by zero.
-    ratio = (log_probs - old_log_probs).masked_fill(padding, 0.0).exp()
-    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    per_token = -torch.minimum(ratio * advantages, clipped * advantages)
+    lowest, highest = 1.0 - clip_low, 1.0 + clip_high
+    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest)
     with torch.no_grad():
         tokens = mask.sum().clamp(min=1)
-        low = ((ratio < 1.0 - clip_low) & (advantages < 0) & ~padding).sum() / tokens
-        high = ((ratio > 1.0 + clip_high) & (advantages > 0) & ~padding).sum() / tokens
+        below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
+        low, high = below.sum() / tokens, above.sum() / tokens
         stats = {
             "ratio": ratio.masked_fill(padding, 0.0).sum() / tokens,
             "clip_fraction": low + high,

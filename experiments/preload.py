@@ -16,6 +16,7 @@ MODULES = (
     "experiments.stages.sft",
     "torch._dynamo",  # torch.optim imports it when an optimizer is made (2 s)
     "deepspeed.runtime.zero.muon.muon_optimizer",  # looked for by every ZeRO optimizer (2 s)
+    "safetensors.torch",  # imported late, when weights are read or written
     "reasoning_gym",  # imported by a verifier at its first use (1 s)
 )
 

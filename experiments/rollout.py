@@ -6,12 +6,13 @@ and a result does not depend on when other sequences end.
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from experiments.batches import Prompts
-from experiments.models.decoder import Decoder
+from experiments.models.decoder import KVCache
 from experiments.models.shared_prompt import group_layout
 from experiments.tasks.tokenizer import CharTokenizer
 
@@ -29,6 +30,16 @@ class Rollout:
     log_probs: Tensor
 
 
+class CachedModel(Protocol):
+    """A `Decoder`, or a stack of them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits; see `Decoder.forward`."""
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for this model."""
+
+
 def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor:
     """Uniform numbers (count, steps) in [0, 1) for the completions of the global batch; a process takes its rows."""
     return torch.rand(count, steps, generator=generator)
@@ -36,19 +47,24 @@ def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor
 
 @torch.no_grad()
 def generate(
-    model: Decoder,
+    model: CachedModel,
     prompts: Prompts,
     tokenizer: CharTokenizer,
     max_tokens: int,
     *,
     group_size: int = 1,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     noise: Tensor | None = None,
+    members: int = 1,
+    ask_for_ends: bool = True,
 ) -> Rollout:
     """`group_size` completions of up to `max_tokens` tokens for each prompt; greedy when `noise` (P x G, T) is None.
 
     Each prompt is computed once for its group. Groups whose completions have all ended leave the batch once they are
-    half of it, and decoding stops when all have ended.
+    half of it, and decoding stops when all have ended; without `ask_for_ends` the host never waits for the device.
+
+    A stack of `members` models takes as many prompts for each, one member's after the other's; `temperature` may be
+    (members,). Its members keep batches of one size: that of the member with the most open groups.
     """
     count = len(prompts) * group_size
     tokens, layout = group_layout(prompts.tokens, group_size, max_tokens, prompts.padding)
@@ -59,6 +75,8 @@ def generate(
     log_probs = torch.zeros((batch, max_tokens, group), device=tokens.device)
     mask = torch.zeros((batch, max_tokens, group), dtype=torch.bool, device=tokens.device)
     active = torch.arange(batch, device=tokens.device)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.repeat_interleave(batch // members)[:, None, None]
     ended = torch.zeros((batch, group), dtype=torch.bool, device=tokens.device)
 
     cache = model.new_cache()
@@ -66,34 +84,52 @@ def generate(
     logits = model(tokens, positions, visible, cache, logits_from=layout.prompt_rows - 1)
     for step in range(max_tokens):
         numbers = None if noise is None else noise[active, :, step]
-        chosen, chosen_log_probs = _choose(logits, group, temperature, numbers)
+        heat = temperature[active] if isinstance(temperature, Tensor) else temperature
+        chosen, chosen_log_probs = _choose(logits, group, heat, numbers)
         chosen = chosen.masked_fill(ended, tokenizer.pad_id)
         ids[active, step] = chosen
         mask[active, step] = ~ended
         log_probs[active, step] = chosen_log_probs.masked_fill(ended, 0.0)
         ended = ended | (chosen == tokenizer.eos_id)
-        open_groups = (~ended.all(dim=1)).nonzero().squeeze(1)
-        if len(open_groups) == 0 or step + 1 == max_tokens:
+        if step + 1 == max_tokens:
             break
-        if 2 * len(open_groups) <= len(active):
-            active, ended, chosen = active[open_groups], ended[open_groups], chosen[open_groups]
-            layout = layout.select(open_groups)
-            cache.select(open_groups)
+        if ask_for_ends:
+            done = ended.all(dim=1).view(members, -1)
+            most_open = int((~done).sum(dim=1).max())
+            if most_open == 0:
+                break
+            if 2 * most_open <= done.shape[1]:
+                kept = _open_first(done, most_open)
+                active, ended, chosen = active[kept], ended[kept], chosen[kept]
+                layout = layout.select(kept)
+                cache.select(kept)
         positions, visible = layout.step(step)
         logits = model(chosen, positions, visible, cache)
     return Rollout(*(part.transpose(1, 2).reshape(count, max_tokens) for part in (ids, mask, log_probs)))
 
 
-def _choose(logits: Tensor, group: int, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+def _open_first(done: Tensor, count: int) -> Tensor:
+    """Indices, into the batch of all members, of `count` groups of each: the open ones, then ended ones.
+
+    done: (members, groups).
+    """
+    kept = done.byte().sort(dim=1, stable=True).indices[:, :count]
+    starts = torch.arange(done.shape[0], device=done.device) * done.shape[1]
+    return (kept + starts[:, None]).flatten()
+
+
+def _choose(logits: Tensor, group: int, temperature: float | Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """Next tokens and their log-probabilities, both (batch, group).
 
     logits: (batch, group, vocab), or (batch, 1, vocab) after the prompt, where the group shares one distribution.
+    temperature: one for all, or (batch, 1, 1).
     """
     shape = (logits.shape[0], group, logits.shape[-1])
     if noise is None:
         best = logits.float().log_softmax(dim=-1).max(dim=-1)
         return best.indices.expand(shape[:2]), best.values.expand(shape[:2])
-    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
+    plain = not isinstance(temperature, Tensor) and temperature == 1.0
+    scaled = logits.float() if plain else logits.float() / temperature
     log_probs = scaled.log_softmax(dim=-1)
     cumulative = log_probs.exp().cumsum(dim=-1)
     # Scaled by the rounded total, so that no number lies beyond the last token that has probability.

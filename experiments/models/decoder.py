@@ -13,14 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from orchestrator.schema.training import ModelConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 _EMBEDDING_STD = 0.02
 
 
@@ -68,7 +67,57 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, _NORM_EPS)
+        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+
+
+def attend(
+    qkv: Tensor, kv_heads: int, rotation: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
+) -> Tensor:
+    """Softmax attention without its projections: (batch, rows, heads x head_dim).
+
+    qkv: (batch, rows, heads + 2 kv_heads, head_dim), queries first, then keys, then values. rotation and mask: see
+    `RotaryTable` and `Decoder.forward`.
+    """
+    batch, rows, all_heads, _ = qkv.shape
+    heads = all_heads - 2 * kv_heads
+    pairs = torch.view_as_complex(qkv[:, :, : heads + kv_heads].float().unflatten(-1, (-1, 2)))
+    rotated = torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype).transpose(1, 2)
+    queries, keys = rotated.split((heads, kv_heads), dim=1)
+    values = qkv[:, :, heads + kv_heads :].transpose(1, 2)
+    if cache is not None:
+        keys, values = cache.extend(layer, keys, values)
+    mixed = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None and rows > 1,
+        enable_gqa=heads != kv_heads,
+    )
+    return mixed.transpose(1, 2).reshape(batch, rows, -1)
+
+
+class RotaryTable:
+    """exp(i position theta^(-2k/d)), grown on demand.
+
+    No module and no buffer: a module-wide cast to bf16 would ruin the angles.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._half, self._theta = config.d_model // config.heads // 2, config.rope_theta
+        self._table = torch.empty(0, dtype=torch.complex64)
+
+    def __call__(self, positions: Tensor, limit: int) -> Tensor:
+        """(rows or batch x rows, 1, head_dim / 2), complex.
+
+        Every position is below `limit`; to look at the largest would make the host wait for the device.
+        """
+        if self._table.shape[0] < limit or self._table.device != positions.device:
+            frequencies = self._theta ** (-torch.arange(self._half, dtype=torch.float64) / self._half)
+            angles = torch.outer(torch.arange(max(64, 2 * limit), dtype=torch.float64), frequencies)
+            table = torch.polar(torch.ones_like(angles), angles)
+            self._table = table.to(torch.complex64).to(positions.device)
+        return self._table[positions].unsqueeze(-2)
 
 
 class Attention(nn.Module):
@@ -83,24 +132,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.heads * self.head_dim, config.d_model, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        batch, rows, _ = x.shape
-        qkv = self.qkv(x).view(batch, rows, self.heads + 2 * self.kv_heads, self.head_dim)
-        rotated_heads = self.heads + self.kv_heads
-        pairs = torch.view_as_complex(qkv[:, :, :rotated_heads].float().unflatten(-1, (-1, 2)))
-        rotated = torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype).transpose(1, 2)
-        queries, keys = rotated.split((self.heads, self.kv_heads), dim=1)
-        values = qkv[:, :, rotated_heads:].transpose(1, 2)
-        if cache is not None:
-            keys, values = cache.extend(self.layer, keys, values)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None and rows > 1,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        return self.out(mixed.transpose(1, 2).reshape(batch, rows, -1))
+        qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
+        return self.out(attend(qkv, self.kv_heads, rotation, mask, cache, self.layer))
 
 
 class SwiGLU(nn.Module):
@@ -141,8 +174,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = RMSNorm(config.d_model)
         self.head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
-        # Not a buffer: a module-wide cast to bf16 would ruin the angles.
-        self._rotations = torch.empty(0, dtype=torch.complex64)
+        self._rotation = RotaryTable(config)
         self._draw_weights(generator)
 
     def forward(
@@ -175,19 +207,6 @@ class Decoder(nn.Module):
         """Where the weights are."""
         return self.embedding.weight.device
 
-    def _rotation(self, positions: Tensor, limit: int) -> Tensor:
-        """exp(i position theta^(-2k/d)) as (rows or batch x rows, 1, head_dim / 2), from a table that grows.
-
-        Every position is below `limit`; to look at the largest would make the host wait for the device.
-        """
-        if self._rotations.shape[0] < limit or self._rotations.device != positions.device:
-            half = self.config.d_model // self.config.heads // 2
-            frequencies = self.config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-            angles = torch.outer(torch.arange(max(64, 2 * limit), dtype=torch.float64), frequencies)
-            table = torch.polar(torch.ones_like(angles), angles)
-            self._rotations = table.to(torch.complex64).to(positions.device)
-        return self._rotations[positions].unsqueeze(-2)
-
     @torch.no_grad()
     def _draw_weights(self, generator: torch.Generator | None) -> None:
         """Small embeddings, projections of variance 1 / d_model, zeros where a layer writes into the residual stream.
@@ -209,6 +228,8 @@ class Decoder(nn.Module):
 
 def save_decoder(state: dict[str, Tensor], config: ModelConfig, vocab_size: int, folder: Path) -> None:
     """Writes weights (`model.safetensors`) and shape (`model.json`) into an existing folder."""
+    from safetensors.torch import save_file  # late, so that the model itself needs torch only
+
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
     shape = {"model": asdict(config), "vocab_size": vocab_size}
     (folder / CONFIG_FILE).write_text(json.dumps(shape, indent=2) + "\n")
@@ -216,6 +237,8 @@ def save_decoder(state: dict[str, Tensor], config: ModelConfig, vocab_size: int,
 
 def load_decoder(folder: Path) -> Decoder:
     """The decoder that `save_decoder` wrote, in its saved precision. Raises FileNotFoundError when there is none."""
+    from safetensors.torch import load_file
+
     shape = json.loads((folder / CONFIG_FILE).read_text())
     state = load_file(folder / WEIGHTS_FILE)
     with torch.device("meta"):

@@ -53,5 +53,8 @@ class SilentChannel:
     def saved(self, step: int) -> None:
         pass
 
+    def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
+        pass
+
     def stop_requested(self) -> bool:
         return False

@@ -27,12 +27,16 @@ class RecordingChannel:
     reports: list[tuple[int, dict[str, float], float]] = field(default_factory=list)
     questions: int = 0
     saves: list[int] = field(default_factory=list)
+    measurements: list[tuple[int, int, float | None]] = field(default_factory=list)
 
     def report(self, step, metrics, progress):
         self.reports.append((step, dict(metrics), progress))
 
     def saved(self, step):
         self.saves.append(step)
+
+    def measured(self, memory_bytes, host_memory_bytes, utilisation):
+        self.measurements.append((memory_bytes, host_memory_bytes, utilisation))
 
     def stop_requested(self):
         self.questions += 1
@@ -45,6 +49,7 @@ class Result:
     reports: list[tuple[int, dict[str, float], float]]
     weights: dict[str, torch.Tensor]
     saves: list[int]
+    measurements: list[tuple[int, int, float | None]]
 
     def series(self, name: str) -> list[float]:
         return [metrics[name] for _, metrics, _ in self.reports if name in metrics]
@@ -86,7 +91,7 @@ def run_on(assignment: Assignment, channel: RecordingChannel) -> Result:
     outcome = RUNS[assignment.stage.name](assignment, channel)
     weights_file = Path(assignment.output_dir) / "model.safetensors"
     weights = load_file(weights_file) if weights_file.exists() else {}
-    return Result(outcome, channel.reports, weights, channel.saves)
+    return Result(outcome, channel.reports, weights, channel.saves, channel.measurements)
 
 
 def run_stage(
@@ -105,9 +110,26 @@ def run_stage(
 
     `warm` is the checkpoint (`step-N`) of another run that a warm stage starts from.
     """
-    algorithm = data["algorithm"]["name"]
+    options = {"parent": parent, "name": name, "warm": warm, "device_kind": device_kind}
+    gang = [assignment_of(folder, data, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    return run_gang(function, [(assignment, stop_at) for assignment in gang])
+
+
+def assignment_of(
+    folder: Path,
+    data: dict[str, Any],
+    *,
+    parent="",
+    name="run",
+    warm=None,
+    device_kind=DeviceKind.CPU,
+    rank=0,
+    world_size=1,
+) -> Assignment:
+    """The assignment of one process of a stage; makes `folder / name`."""
+    (folder / name).mkdir(exist_ok=True)
     stage = Stage(
-        name=algorithm,
+        name=data["algorithm"]["name"],
         key="key",
         parent_key="",
         entrypoint="",
@@ -116,28 +138,23 @@ def run_stage(
         warm_from="" if warm is None else "kept",
         warm_step=0 if warm is None else int(warm.name.removeprefix("step-")),
     )
-    calls = []
-    for rank in range(world_size):
-        assignment = Assignment(
-            bundle_id=name,
-            stage=stage,
-            output_dir=str(folder / name / "output"),
-            parent_dir=str(parent),
-            checkpoint_dir=str(folder / name / "checkpoints"),
-            cache_dir=str(folder / "cache"),
-            device_kind=device_kind,
-            device_indexes=tuple(range(world_size)),
-            share=1.0,
-            threads=1,
-            memory_bytes=2**33 if device_kind is DeviceKind.CUDA else 2**30,
-            rank=rank,
-            world_size=world_size,
-            rendezvous=str(folder / f"{name}-rendezvous") if world_size > 1 else "",
-            warm_dir="" if warm is None else str(warm),
-        )
-        calls.append((assignment, stop_at))
-    (folder / name).mkdir(exist_ok=True)
-    return run_gang(function, calls)
+    return Assignment(
+        bundle_id=name,
+        stage=stage,
+        output_dir=str(folder / name / "output"),
+        parent_dir=str(parent),
+        checkpoint_dir=str(folder / name / "checkpoints"),
+        cache_dir=str(folder / "cache"),
+        device_kind=device_kind,
+        device_indexes=tuple(range(world_size)),
+        share=1.0,
+        threads=1,
+        memory_bytes=2**33 if device_kind is DeviceKind.CUDA else 2**30,
+        rank=rank,
+        world_size=world_size,
+        rendezvous=str(folder / f"{name}-rendezvous") if world_size > 1 else "",
+        warm_dir="" if warm is None else str(warm),
+    )
 
 
 def warmed_up(folder: Path) -> tuple[Path, Path, Path]:

@@ -385,3 +385,14 @@ def test_a_stage_trains_on_cuda(study, algorithm, bf16):
     result = run_stage(folder, data, parent=parent, device_kind=DeviceKind.CUDA, name=name)[0]
     assert result.outcome.metrics["steps"] == 12
     assert result.outcome.peak_memory_bytes > 0
+
+
+@BOTH
+def test_what_it_takes_is_told_early_and_at_the_end(whole, algorithm):
+    measurements = whole[algorithm].measurements
+    assert len(measurements) >= 2  # after the first steps, and with the outcome
+    memory, host, utilisation = measurements[-1]
+    assert memory == host == whole[algorithm].outcome.peak_memory_bytes
+    assert 0.0 < utilisation <= 1.0
+    # What the first steps took is nearly all that there was to take.
+    assert measurements[0][0] > 0.8 * memory

@@ -1,0 +1,200 @@
+"""Members, their data and their stack: one call is one step of all of them.
+
+Whoever drives a bundle owns the members' progress: it takes a step's values, counts the step, and takes out whoever is
+done, between steps. A stage's `Session` is a member as it stands; `SoloProgress` is one that needs torch only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import torch
+
+from experiments.batches import DataOrder, seeded_generator
+from experiments.evaluate import Evaluation
+from experiments.fusion.decoder import StackedDecoder
+from experiments.fusion.engine import StackEngine
+from experiments.fusion.evaluate import evaluate_members
+from experiments.fusion.grpo import GrpoTurn, References, grpo_step
+from experiments.fusion.key import require_one_key
+from experiments.fusion.optimizer import MemberOptimizer, Moments
+from experiments.fusion.sft import sft_step
+from experiments.fusion.values import StepValues
+from experiments.models.decoder import Decoder
+from experiments.rollout import sampling_noise
+from experiments.schedule import learning_rate
+from experiments.tasks import CharTokenizer, Task
+from orchestrator.schema.training import GrpoConfig, SftConfig, StageConfig
+
+
+class Member(Protocol):
+    """What a bundle asks a member before each step."""
+
+    config: StageConfig
+    sampler: torch.Generator
+
+    def learning_rate(self) -> float:
+        """The rate of its current step."""
+
+    def next_items(self) -> slice:
+        """The positions of its current step's items in the endless order of its data."""
+
+
+@dataclass
+class SoloProgress:
+    """A member that counts its own steps."""
+
+    config: StageConfig
+    step: int = 0
+    position: int = 0
+    sampler: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = seeded_generator(self.config.seed, "sampling")
+
+    def learning_rate(self) -> float:
+        return learning_rate(self.config.optimizer, self.step, self.config.algorithm.max_steps)
+
+    def next_items(self) -> slice:
+        return slice(self.position, self.position + items_per_step(self.config))
+
+    def complete_step(self) -> None:
+        """Counts one step."""
+        self.step += 1
+        self.position += items_per_step(self.config)
+
+
+@dataclass
+class _Seat:
+    member: Member
+    order: DataOrder
+    initial: Decoder | None
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """What a member takes along: enough to go on alone, or in another stack."""
+
+    member: Member
+    decoder: Decoder
+    moments: Moments
+
+
+class Bundle:
+    """A stack of members of one fusion key. Members are known by name; the order is that of their arrival."""
+
+    def __init__(
+        self,
+        task: Task,
+        members: dict[str, tuple[Member, Decoder]],
+        device: torch.device,
+        make_engine: Callable[[StackedDecoder, Sequence[MemberOptimizer]], StackEngine] = StackEngine,
+    ) -> None:
+        """Each member comes with its initial decoder, which is also what its KL is measured from.
+
+        Raises ValueError for members that differ in more than numbers, naming the field.
+        """
+        configs = [member.config for member, _ in members.values()]
+        require_one_key(configs)
+        self._task, self._tokenizer = task, CharTokenizer()
+        stack = StackedDecoder.of([decoder for _, decoder in members.values()]).to(device)
+        self.engine = make_engine(stack, [optimizer_of(config) for config in configs])
+        self._seats = {name: self._seat(member, decoder) for name, (member, decoder) in members.items()}
+        self._references = self._gather_references()
+
+    @property
+    def names(self) -> list[str]:
+        """The members, in the order of the stack."""
+        return list(self._seats)
+
+    def member(self, name: str) -> Member:
+        """A member by its name."""
+        return self._seats[name].member
+
+    def place(self, name: str) -> int:
+        """Where in the stack a member is now."""
+        return self.names.index(name)
+
+    def step(self) -> dict[str, StepValues]:
+        """One step of every member."""
+        seats = list(self._seats.values())
+        lrs = [seat.member.learning_rate() for seat in seats]
+        if isinstance(seats[0].member.config.algorithm, SftConfig):
+            examples = self._task.supervised
+            batches = [[examples[i] for i in seat.order[seat.member.next_items()]] for seat in seats]
+            values = sft_step(self.engine, batches, lrs, self._tokenizer)
+        else:
+            turns = [self._turn(seat, lr) for seat, lr in zip(seats, lrs, strict=True)]
+            values = grpo_step(self.engine, turns, self._task, self._tokenizer, self._references)
+        return dict(zip(self.names, values, strict=True))
+
+    def evaluate(self, names: Sequence[str], split: str, batch_size: int) -> dict[str, Evaluation]:
+        """Greedy accuracy of some members on a split of the task (`dev`, `test`)."""
+        places = [self.place(name) for name in names]
+        problems = getattr(self._task, split)
+        results = evaluate_members(self.engine.stack, self._task, problems, self._tokenizer, batch_size, places)
+        return dict(zip(names, results, strict=True))
+
+    def take_out(self, name: str) -> Departed:
+        """Removes a member and compacts the stack. The last one cannot leave: read it and drop the bundle."""
+        departed = self.state(name)
+        place = self.place(name)
+        self.engine.keep([index for index in range(self.engine.members) if index != place])
+        del self._seats[name]
+        self._references = self._gather_references()
+        return departed
+
+    def state(self, name: str) -> Departed:
+        """Copies of what a member has."""
+        place = self.place(name)
+        return Departed(self._seats[name].member, self.engine.decoder(place), self.engine.moments(place))
+
+    def put_in(
+        self,
+        name: str,
+        member: Member,
+        initial: Decoder,
+        weights: Decoder | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        """Adds a member at the end: from its `initial` decoder, or where it has trained, from `weights` and `moments`.
+
+        Raises ValueError for a name that is taken and for another fusion key.
+        """
+        if name in self._seats:
+            raise ValueError(f"{name!r} is in the bundle already")
+        require_one_key([*(seat.member.config for seat in self._seats.values()), member.config])
+        self.engine.append(initial if weights is None else weights, optimizer_of(member.config), moments)
+        self._seats[name] = self._seat(member, initial)
+        self._references = self._gather_references()
+
+    def _seat(self, member: Member, initial: Decoder) -> _Seat:
+        algorithm = member.config.algorithm
+        data = self._task.supervised if isinstance(algorithm, SftConfig) else self._task.rl
+        needed = isinstance(algorithm, GrpoConfig) and algorithm.kl_weight != 0.0
+        return _Seat(member, DataOrder(len(data), member.config.seed), initial if needed else None)
+
+    def _turn(self, seat: _Seat, lr: float) -> GrpoTurn:
+        algorithm = cast(GrpoConfig, seat.member.config.algorithm)
+        count = algorithm.prompts_per_step * algorithm.group_size
+        noise = sampling_noise(count, self._task.config.max_answer_tokens, seat.member.sampler)
+        problems = [self._task.rl[i] for i in seat.order[seat.member.next_items()]]
+        return GrpoTurn(algorithm, problems, noise, lr)
+
+    def _gather_references(self) -> References | None:
+        placed = [(place, seat.initial) for place, seat in enumerate(self._seats.values()) if seat.initial is not None]
+        if not placed:
+            return None
+        stack = StackedDecoder.of([initial for _, initial in placed]).to(self.engine.device)
+        return References(stack, [place for place, _ in placed])
+
+
+def optimizer_of(config: StageConfig) -> MemberOptimizer:
+    """A stage's optimizer as a member's."""
+    return MemberOptimizer(config.optimizer, config.deepspeed.gradient_clipping)
+
+
+def items_per_step(config: StageConfig) -> int:
+    """Examples or prompts that one step takes of the data."""
+    algorithm = config.algorithm
+    return algorithm.batch_size if isinstance(algorithm, SftConfig) else cast(GrpoConfig, algorithm).prompts_per_step

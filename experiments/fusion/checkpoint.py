@@ -1,0 +1,86 @@
+"""A member's checkpoint as that of a solo stage, both ways.
+
+`MemberEngine` is one member of a bundle with the interface of `experiments.engine.Engine` that checkpoints, outputs and
+evaluation need. `experiments.checkpoint.save_checkpoint` and `load_checkpoint` take it as they take an engine, and
+what they write is read by either: the file of DeepSpeed's ZeRO stage 0, with the state of torch's AdamW.
+"""
+
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.fusion.bundle import Bundle
+from experiments.fusion.optimizer import moments_of
+from experiments.models.decoder import Decoder
+
+STATES_FILE = "mp_rank_00_model_states.pt"
+"""DeepSpeed's name for the state of one process without ZeRO."""
+
+
+class MemberEngine:
+    """One member of a bundle, wherever in the stack it is."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self._bundle, self._name = bundle, name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stack is."""
+        return self._bundle.engine.device
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What a checkpoint depends on; see `Engine.layout`."""
+        stack = self._bundle.engine.stack
+        return {
+            "model": {**asdict(stack.config), "vocab_size": stack.vocab_size},
+            "deepspeed.zero_optimization.stage": 0,
+            "deepspeed.bf16.enabled": False,
+        }
+
+    def decoder(self) -> Decoder:
+        """An ordinary decoder with a copy of the member's weights."""
+        return self._bundle.engine.decoder(self._place)
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Weights and optimizer state, at `folder/tag`."""
+        (folder / tag).mkdir(parents=True, exist_ok=True)
+        member = self._bundle.member(self._name)
+        engine, place = self._bundle.engine, self._place
+        optimizer = engine.optimizer_state(place, member.learning_rate())
+        steps = engine.moments(place).steps
+        states = {
+            "module": OrderedDict((name, weight.cpu()) for name, weight in self.decoder().state_dict().items()),
+            "optimizer": optimizer,
+            "lr_scheduler": None,
+            "skipped_steps": 0,
+            "global_steps": steps,
+            "global_samples": member.next_items().start,
+            "dp_world_size": 1,
+            "mp_world_size": 1,
+        }
+        torch.save(states, folder / tag / STATES_FILE)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """What `save`, or a solo stage without ZeRO, wrote. Hyperparameters stay those of the member.
+
+        Raises FileNotFoundError if it cannot be read.
+        """
+        path = folder / tag / STATES_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"no checkpoint of this engine at {folder / tag}")
+        # Not `weights_only`: DeepSpeed's file holds classes of its own. The file is this project's.
+        states = torch.load(path, weights_only=False, map_location=self.device)
+        engine = self._bundle.engine
+        layout = engine.stack.layout
+        moments = moments_of(states["optimizer"], layout, self.device)
+        engine.restore(self._place, layout.pack(states["module"]), moments)
+
+    @property
+    def _place(self) -> int:
+        return self._bundle.place(self._name)

@@ -1,0 +1,43 @@
+"""Greedy evaluation of some members of a stack at once; the answers are those of each member alone."""
+
+from collections.abc import Sequence
+
+from experiments.batches import Prompts, encode_prompts
+from experiments.evaluate import Evaluation, wilson_interval
+from experiments.fusion.decoder import StackedDecoder
+from experiments.rollout import generate
+from experiments.tasks import CharTokenizer, Problem, Task
+
+
+def evaluate_members(
+    stack: StackedDecoder,
+    task: Task,
+    problems: Sequence[Problem],
+    tokenizer: CharTokenizer,
+    batch_size: int,
+    members: Sequence[int] | None = None,
+) -> list[Evaluation]:
+    """Exact match of each of `members` (None: all) on `problems`, `batch_size` of them at a time for each member."""
+    chosen = list(range(stack.members)) if members is None else list(members)
+    model = stack if chosen == list(range(stack.members)) else stack.select(chosen)
+    right, tokens = [0.0] * len(chosen), [0] * len(chosen)
+    for start in range(0, len(problems), batch_size):
+        batch = problems[start : start + batch_size]
+        prompts = _repeated(encode_prompts([problem.prompt for problem in batch], tokenizer, stack.device), len(chosen))
+        answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens, members=len(chosen))
+        generated = answers.mask.view(len(chosen), -1).sum(dim=1).tolist()
+        texts = [tokenizer.decode(ids) for ids in answers.tokens.tolist()]
+        for member in range(len(chosen)):
+            mine = texts[member * len(batch) : (member + 1) * len(batch)]
+            right[member] += sum(task.reward(problem, text) for problem, text in zip(batch, mine, strict=True))
+            tokens[member] += generated[member]
+    count = len(problems)
+    return [
+        Evaluation(successes / count, *wilson_interval(round(successes), count), generated / count)
+        for successes, generated in zip(right, tokens, strict=True)
+    ]
+
+
+def _repeated(prompts: Prompts, members: int) -> Prompts:
+    padding = None if prompts.padding is None else prompts.padding.repeat(members)
+    return Prompts(prompts.tokens.repeat(members, 1), padding)

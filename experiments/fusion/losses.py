@@ -1,0 +1,135 @@
+"""The losses of a stack: one number a member, of the pure functions that a solo stage uses.
+
+Shapes as in `experiments.losses`; batches are flat, one member's sequences after the other's, so N = members x its own.
+Members don't share a normaliser: the gradient of the sum over members is each member's own gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
+from torch import Tensor
+
+from experiments.losses import (
+    IGNORED,
+    clipped_surrogate,
+    clipped_tokens,
+    group_advantages,
+    k3_kl,
+    token_log_probs,
+)
+from orchestrator.schema.training import AdvantageScale, Aggregation, GrpoConfig
+
+
+def sft_losses(logits: Tensor, targets: Tensor, mask: Tensor, token_counts: Tensor) -> Tensor:
+    """`sft_loss` of each member, (M,), in nats per answer token.
+
+    Args:
+        logits: (N, T, V). targets, mask: (N, T).
+        token_counts: (M,), answer tokens of each member's batch.
+    """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    answers = targets.masked_fill(~mask.bool(), IGNORED)
+    per_token = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="none")
+    return per_token.view(len(token_counts), -1).sum(dim=1) / token_counts
+
+
+@dataclass(frozen=True)
+class GrpoKnobs:
+    """What may differ between the members of a GRPO stack, as tensors over members, (M,) unless said otherwise.
+
+    temperatures is None where all are 1. by_std: whose advantages are divided by the group's deviation.
+    """
+
+    temperatures: Tensor | None
+    lowest: Tensor
+    highest: Tensor
+    kl_weights: Tensor
+    by_sequence: Tensor
+    by_token: Tensor
+    by_std: Tensor
+
+    @classmethod
+    def of(cls, algorithms: Sequence[GrpoConfig], device: torch.device) -> "GrpoKnobs":
+        """The knobs of members with these configs."""
+
+        def over_members(values: Sequence[float | bool]) -> Tensor:
+            return torch.tensor(values).to(device)
+
+        hot = any(a.temperature != 1.0 for a in algorithms)
+        return cls(
+            temperatures=over_members([float(a.temperature) for a in algorithms]) if hot else None,
+            lowest=over_members([1.0 - a.clip_low for a in algorithms]),
+            highest=over_members([1.0 + a.clip_high for a in algorithms]),
+            kl_weights=over_members([float(a.kl_weight) for a in algorithms]),
+            by_sequence=over_members([a.aggregation is Aggregation.sequence for a in algorithms]),
+            by_token=over_members([a.aggregation is Aggregation.token for a in algorithms]),
+            by_std=over_members([a.advantage_scale is AdvantageScale.std for a in algorithms]),
+        )
+
+
+def advantages_of_members(rewards: Tensor, knobs: GrpoKnobs) -> Tensor:
+    """`group_advantages` of rewards (members x groups, G), each member's own scale; the same shape."""
+    by_std = knobs.by_std.repeat_interleave(rewards.shape[0] // len(knobs.by_std))[:, None]
+    std, none = (group_advantages(rewards, scale) for scale in (AdvantageScale.std, AdvantageScale.none))
+    return torch.where(by_std, std, none)
+
+
+def tempered_log_probs(logits: Tensor, targets: Tensor, temperatures: Tensor | None) -> Tensor:
+    """`token_log_probs` (N, T) at each member's temperature (M,); None is 1 for all."""
+    if temperatures is not None:
+        rows = temperatures.repeat_interleave(logits.shape[0] // len(temperatures))
+        logits = logits.float() / rows[:, None, None]
+    return token_log_probs(logits, targets)
+
+
+def grpo_losses(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    knobs: GrpoKnobs,
+    max_answer_tokens: int,
+    reference_log_probs: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`grpo_loss` of each member, (M,), and its statistics of each member, (M,) each.
+
+    A member is normalised by its own answer tokens and sequences, masked-out sequences not counted; without any its
+    loss is zero and has no gradient.
+
+    Args:
+        log_probs, old_log_probs, mask: (N, T). advantages: (N,). See `grpo_loss`.
+        knobs: clip bounds, KL weights and aggregations.
+        max_answer_tokens: the constant length of `Aggregation.constant`.
+        reference_log_probs: (N, T); what stands at members without a KL weight reaches neither loss nor gradient.
+    """
+    members = len(knobs.lowest)
+    each = mask.shape[0] // members
+
+    def over_rows(values: Tensor) -> Tensor:
+        return values.repeat_interleave(each)[:, None]
+
+    def by_member(values: Tensor) -> Tensor:
+        return values.view(members, -1).sum(dim=1)
+
+    padding = ~mask
+    lowest, highest = over_rows(knobs.lowest), over_rows(knobs.highest)
+    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest)
+    lengths = mask.sum(dim=1)
+    tokens, sequences = by_member(lengths), by_member(lengths > 0)
+    with torch.no_grad():
+        below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
+        stats = {"clip_fraction": by_member(below | above) / tokens.clamp(min=1)}
+    if reference_log_probs is not None:
+        weights = over_rows(knobs.kl_weights)
+        without = padding | (weights == 0.0)
+        kl = k3_kl(log_probs.masked_fill(without, 0.0), reference_log_probs.masked_fill(without, 0.0))
+        stats["kl"] = by_member(kl.detach()) / tokens.clamp(min=1)
+        per_token = per_token + weights * kl
+    divisors = torch.where(over_rows(knobs.by_sequence)[:, 0], lengths.clamp(min=1), 1)
+    rows = per_token.masked_fill(padding, 0.0).sum(dim=1) / divisors
+    constant = torch.where(knobs.by_sequence, sequences, sequences * max_answer_tokens)
+    normalisers = torch.where(knobs.by_token, tokens, constant)
+    return by_member(rows) / normalisers.clamp(min=1), stats

@@ -1,0 +1,16 @@
+"""What one step of a member has to say: the values that a solo stage records, under the same names."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class StepValues:
+    """updates: `train/*` values of each optimizer step, at weight 1. step: those of the step itself, at weight 1.
+    averages: means over the step's problems, weighted by `problems` of them. tokens: what the step computed.
+    """
+
+    updates: list[dict[str, float]]
+    tokens: int
+    step: dict[str, float] = field(default_factory=dict)
+    averages: dict[str, float] = field(default_factory=dict)
+    problems: int = 0

@@ -1,0 +1,108 @@
+"""Fused = solo: loss, reward and weights of every step, against the solo stages themselves."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.experiments.fusion.fused_runs import (
+    GRPO,
+    SFT,
+    STEPS,
+    assert_same_trajectory,
+    run_fused,
+    run_solo,
+    variant,
+    variants,
+)
+
+ALGORITHMS = {"sft": SFT, "grpo": GRPO}
+BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+DRAWN = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def compare(folder, datas, parent):
+    solo, fused = run_solo(folder, datas, parent), run_fused(folder, datas, parent)
+    for number, result in enumerate(solo):
+        assert len(fused.series[str(number)]) == STEPS
+        assert_same_trajectory(fused, str(number), result)
+    return fused
+
+
+@BOTH
+def test_two_members_go_the_ways_they_go_alone(study, tmp_path, algorithm):
+    _, even, _, parent = study
+    fused = compare(tmp_path, variants(even, ALGORITHMS[algorithm], 2), parent)
+    assert fused.values("0", "train/loss") != fused.values("1", "train/loss")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 8])
+@BOTH
+def test_members_of_other_widths_go_the_ways_they_go_alone(study, tmp_path, algorithm, width):
+    _, even, _, parent = study
+    compare(tmp_path, variants(even, ALGORITHMS[algorithm], width), parent)
+
+
+@pytest.mark.slow
+@BOTH
+def test_padding_to_the_longest_of_all_members_changes_nothing_but_rounding(study, tmp_path, algorithm):
+    _, _, mixed, parent = study
+    compare(tmp_path, variants(mixed, ALGORITHMS[algorithm], 2), parent)
+
+
+def test_grpo_members_learn_and_skip_by_themselves(study, tmp_path):
+    """The comparison above is of runs in which there is something to compare."""
+    _, even, _, parent = study
+    run = run_fused(tmp_path, variants(even, {**GRPO, "max_steps": 20}, 2), parent)
+    for member in ("0", "1"):
+        skipped = run.values(member, "train/groups_skipped")
+        assert min(skipped) < GRPO["prompts_per_step"]
+        assert len(set(skipped)) > 1
+        assert max(run.values(member, "train/reward")) > 0.0
+    assert run.values("0", "train/groups_skipped") != run.values("1", "train/groups_skipped")
+
+
+OPTIMIZER = {
+    "lr": st.floats(-4.0, -2.0).map(lambda power: 10.0**power),
+    "schedule": st.sampled_from(["constant", "linear", "cosine"]),
+    "warmup_steps": st.integers(0, 20),
+    "weight_decay": st.floats(0.0, 0.5),
+    "beta1": st.floats(0.5, 0.95),
+    "beta2": st.floats(0.9, 0.999),
+    "eps": st.sampled_from([1e-8, 1e-6, 1e-4]),
+    "clip": st.one_of(st.just(0.0), st.floats(0.05, 5.0)),
+}
+POLICY = {
+    "temperature": st.floats(0.6, 1.4),
+    "clip_low": st.floats(0.05, 0.4),
+    "clip_high": st.floats(0.05, 0.4),
+    "kl_weight": st.one_of(st.just(0.0), st.floats(0.01, 1.0)),
+    "aggregation": st.sampled_from(["sequence", "token", "constant"]),
+    "advantage_scale": st.sampled_from(["std", "none"]),
+}
+SEEDS = st.lists(st.integers(0, 1000), min_size=2, max_size=3, unique=True)
+
+
+def compare_drawn(study, folder, algorithm, data):
+    _, even, _, parent = study
+    knobs = {**OPTIMIZER, **(POLICY if algorithm == "grpo" else {})}
+    datas = [
+        variant(even, ALGORITHMS[algorithm], s, **data.draw(st.fixed_dictionaries(knobs))) for s in data.draw(SEEDS)
+    ]
+    compare(folder, datas, parent)
+
+
+@BOTH
+@given(data=st.data())
+@settings(DRAWN, max_examples=1)
+def test_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
+    compare_drawn(study, tmp_path_factory.mktemp("drawn"), algorithm, data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@BOTH
+@given(data=st.data())
+@settings(DRAWN, max_examples=20)
+def test_many_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
+    compare_drawn(study, tmp_path_factory.mktemp("drawn"), algorithm, data)
