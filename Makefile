@@ -9,8 +9,9 @@ READY  := $(VENV)/.ready
 run: $(READY)
 	$(BIN)/orchestrator run study=rl_vs_sft
 
+# Two processes, one for each core; tests that hold this machine's devices all run in the same one.
 test: $(READY)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadgroup
 
 test-all: $(READY)
 	$(BIN)/pytest -q -m 'not gpu'
@@ -27,6 +28,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.scheduling
+	$(BIN)/python -m tests.bench.scale
 
 # 200 SIGKILLs against a small study, on Ray and without it; about twenty minutes.
 faults: $(READY)

@@ -27,6 +27,11 @@ class ConfigError(Exception):
 
     def __init__(self, field_name: str, value: object, remedy: str) -> None:
         super().__init__(f"{field_name}={value}: {remedy}")
+        self._parts = field_name, str(value), remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels between processes."""
+        return type(self), self._parts
 
 
 @dataclass
@@ -43,8 +48,10 @@ class ClusterConfig:
     """Where bundles run. `implementation` is `package.module:Class`; `devices` 0 takes all there are.
 
     share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. memory_per_trial_gib:
-    of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. Fields that a subclass
-    adds go to the implementation's constructor.
+    of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. max_memory_raises:
+    how often one that takes more memory than it was given may be given more. max_slowdown_per_trial: how many times
+    longer than alone on its device its steps may take beside others; 0 is any number. Fields that a subclass adds go
+    to the implementation's constructor.
     """
 
     name: str = MISSING
@@ -54,6 +61,8 @@ class ClusterConfig:
     share_per_trial: float = 1.0
     memory_per_trial_gib: float = 0.0
     max_attempts: int = 3
+    max_memory_raises: int = 3
+    max_slowdown_per_trial: float = 0.0
 
 
 @dataclass
@@ -77,6 +86,55 @@ class PolicyConfig:
     """The name of one policy of a family: `packing` or `stopping`."""
 
     name: str = MISSING
+
+
+@dataclass
+class BestFitConfig(PolicyConfig):
+    """`cpu_weight`: how much free cores count beside free devices when the fullest node is looked for, from 0 (only
+    devices do) to 1 (only cores do)."""
+
+    cpu_weight: float = 0.5
+
+
+@dataclass
+class DotProductConfig(PolicyConfig):
+    """`largest`: take the node that has most of what is asked for, as Tetris does, and not the one that has least."""
+
+    largest: bool = False
+
+
+@dataclass
+class FragmentationConfig(PolicyConfig):
+    """`popularity`: fragments are counted over the most frequent demands that together make up this part of all."""
+
+    popularity: float = 0.95
+
+
+@dataclass
+class FrontierConfig(PolicyConfig):
+    """`look_ahead`: how many of those that wait are looked at together. `hold`: how many may be left waiting for better
+    company, in studies where nothing ends; null is all but one of a trace's window, and none on a live cluster.
+    `spread`: a part of a device goes to a free one as long as the rests of those in use are worth less than this part
+    of the free ones. `tries`: in how many more orders a queue is served where somebody is left out."""
+
+    look_ahead: int = 64
+    hold: int | None = None
+    spread: float = 0.06
+    tries: int = 24
+
+
+@dataclass
+class OptimalConfig(PolicyConfig):
+    """`limit_s`: how long the solver may take for one cycle."""
+
+    limit_s: float = 60.0
+
+
+@dataclass
+class RandomConfig(PolicyConfig):
+    """`seed`: of what is drawn."""
+
+    seed: int = 0
 
 
 @dataclass
@@ -211,6 +269,12 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("tenants", "base_tenants"): TenantsConfig,
     ("access", "base_access"): AccessConfig,
     ("packing", "base_policy"): PolicyConfig,
+    ("packing", "base_best_fit"): BestFitConfig,
+    ("packing", "base_dot_product"): DotProductConfig,
+    ("packing", "base_fragmentation"): FragmentationConfig,
+    ("packing", "base_frontier"): FrontierConfig,
+    ("packing", "base_optimal"): OptimalConfig,
+    ("packing", "base_random"): RandomConfig,
     ("stopping", "base_policy"): PolicyConfig,
     ("tracking", "base_tracking"): TrackingConfig,
     ("debug", "base_debug"): DebugConfig,

@@ -20,6 +20,7 @@ from orchestrator.report.table import print_tables
 from orchestrator.schema import CommandKind, DeviceKind, Study, TrialState
 from orchestrator.service.rooms import build_cluster, service_config
 from orchestrator.service.serving import Service
+from orchestrator.service.sharing_file import pairs_for_report
 from orchestrator.state import SchedulerState
 from orchestrator.state.snapshots import never_fits
 from orchestrator.store.opening import find_study, open_store, usable_store
@@ -224,7 +225,9 @@ class _Run:
     def _report(self, study: Study) -> None:
         trials, ledger = self._store.trials(study.study_id), self._store.allocations(study.study_id)
         predictions = self._store.predictions(study.study_id)
-        print_tables(build_report(study, trials, ledger, self._clock.now(), predictions), self._console)
+        now = self._clock.now()
+        sharing = pairs_for_report(self._home, study, now)
+        print_tables(build_report(study, trials, ledger, now, predictions, sharing), self._console)
         tracking = self._config["tracking"]
         tracker = build_tracker(
             tracking["name"], uri=tracking["uri"] or self._home.mlflow_uri, artifacts=self._home.artifacts

@@ -56,6 +56,11 @@ class Home:
         """Touched many times a second by the leader of a term: its age tells since when that is dead."""
         return self.root / "pulses" / str(term)
 
+    @property
+    def sharing_path(self) -> Path:
+        """What whoever leads here has measured of work that shares devices."""
+        return self.root / "sharing.json"
+
     def prepare(self) -> None:
         """Make the folders. Raises ConfigError if that is impossible."""
         try:

@@ -1,7 +1,6 @@
 """From overrides to a study that is ready to be queued: everything that can be refused is refused here."""
 
 import ast
-import importlib
 import secrets
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import ConfigError
+from orchestrator.dotted import resolve
 from orchestrator.estimate import stage_demand
 from orchestrator.home import Home
 from orchestrator.schema import Demand, DeviceKind, Study, Trial, Variant
@@ -121,16 +121,6 @@ def _read_task(task: TaskConfig, cache: Path) -> None:
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         raise ConfigError("task", task.name, message) from error
-
-
-def resolve(dotted: str, field_name: str) -> Callable[..., Any]:
-    """The object that `package.module:name` names. Raises ConfigError naming the field."""
-    module, _, name = dotted.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(field_name, dotted, f"{error}; give package.module:name") from error
-    return found
 
 
 def check_entrypoint(dotted: str, field_name: str) -> None:

@@ -30,6 +30,8 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
 """One line per metric of `throughput`, for reports; the keys are the metric names in the order they are shown."""
 
 _SECONDS_PER_HOUR = 3600.0
+# Less than a nanosecond is nothing that was held; rates over it would not be finite.
+_NOTHING_HOURS = 1e-9 / _SECONDS_PER_HOUR
 
 
 def throughput(trials: Sequence[Trial], allocations: Sequence[Allocation], now: float) -> dict[str, float]:
@@ -57,4 +59,4 @@ def throughput(trials: Sequence[Trial], allocations: Sequence[Allocation], now: 
 
 
 def _rate(count: float, hours: float) -> float:
-    return count / hours if hours > 0.0 else 0.0
+    return count / hours if hours > _NOTHING_HOURS else 0.0

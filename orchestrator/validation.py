@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
-from orchestrator.config import Config, ConfigError, FairShareConfig, TenantConfig
+from orchestrator.config import SCHEMAS, Config, ConfigError, TenantConfig
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
 from orchestrator.schema.training import ALGORITHMS, AlgorithmConfig, OptimizerConfig
@@ -78,6 +78,8 @@ _PART_CHECKS: Mapping[str, tuple[Check, ...]] = {
         ("share_per_trial", _fraction, "use a fraction of a device, above 0 and at most 1"),
         ("memory_per_trial_gib", _at_least(0), "use 0 to have it estimated, or a number of GiB such as 20"),
         ("max_attempts", *_COUNT),
+        ("max_memory_raises", *_NON_NEGATIVE),
+        ("max_slowdown_per_trial", lambda v: v == 0 or v >= 1, "use 0 for any slowdown, or at least 1, such as 1.5"),
     ),
     "ordering": (("max_wait_s", _positive, "use a positive number of seconds, such as 21600"),),
     "preemption": (
@@ -126,8 +128,16 @@ _CHOICES: Mapping[str, Collection[str]] = {
 }
 
 
-# Choices that have fields of their own.
-_SCHEMAS_OF_CHOICES: Mapping[tuple[str, str], type] = {("ordering", "fair_share"): FairShareConfig}
+# The knobs of packing policies, by their names.
+_PACKING_CHECKS: tuple[Check, ...] = (
+    ("cpu_weight", lambda v: 0 <= v <= 1, "use a number from 0 (only devices count) to 1 (only cores do)"),
+    ("popularity", _fraction, "use a fraction above 0 and at most 1, such as 0.95"),
+    ("look_ahead", *_COUNT),
+    ("hold", lambda v: v is None or v >= 0, "use null, or 0 or more"),
+    ("spread", *_NON_NEGATIVE),
+    ("tries", *_COUNT),
+    ("limit_s", _positive, "use a positive number of seconds, such as 60"),
+)
 
 
 class Validator:
@@ -142,8 +152,6 @@ class Validator:
         """Raise ConfigError for the first value of a resolved variant config that can't run."""
         self._check_parts_names(config)
         self._once(_check_algorithm, "", config["algorithm"])
-        for group, known in _CHOICES.items():
-            self._once(_check_choice, group, known, config[group])
         for part, checks in _PART_CHECKS.items():
             self._once(_apply, part + ".", checks, config[part])
         self._check_training(config, "")
@@ -154,6 +162,7 @@ class Validator:
             self._check_training(stage, prefix)
             self._once(_check_gang, prefix, config["cluster"], config["deepspeed"], stage["algorithm"])
         self._once(_check_half_life, "", config["ordering"])
+        self._once(_check_packing, "packing.", config["packing"])
         self._once(_check_tenants, "", config["tenants"])
         self._once(_check_grace, "", config["cluster"])
         self._once(_check_model, "", config["model"])
@@ -163,10 +172,11 @@ class Validator:
         hints = _hints(Config)
         for name, value in config.items():
             _check_known(name, value, hints, prefix="")
+            if name in _CHOICES:
+                self._once(_check_choice, name, _CHOICES[name], value)
             # What a cluster's own config adds is checked against the constructor it goes to.
             if name != "cluster" and is_dataclass(hints[name]):
-                schema = _SCHEMAS_OF_CHOICES.get((name, value.get("name", "")), hints[name])
-                self._once(_check_fields, name + ".", schema, value)
+                self._once(_check_fields, name + ".", _schema_of(name, value), value)
 
     def _check_training(self, training: Mapping[str, Any], prefix: str) -> None:
         """The numbers of what trains: a variant's own algorithm, optimizer and seed, or a stage's."""
@@ -187,6 +197,18 @@ class Validator:
 def validate(config: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first value of a resolved variant config that can't run."""
     Validator().check(config)
+
+
+def validate_policies(config: Mapping[str, Any]) -> None:
+    """The same for the parts of any resolved config that say how a queue is served."""
+    for group in ("ordering", "packing", "preemption"):
+        part = config[group]
+        _check_choice(group, _CHOICES[group], part)
+        _check_fields(f"{group}.", _schema_of(group, part), part)
+        _apply(f"{group}.", _PART_CHECKS.get(group, ()), part)
+    _check_packing("packing.", config["packing"])
+    _check_half_life("", config["ordering"])
+    _check_tenants("", config["tenants"])
 
 
 def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -210,6 +232,12 @@ def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 @cache
 def _hints(schema: type) -> Mapping[str, Any]:
     return get_type_hints(schema)
+
+
+def _schema_of(group: str, part: Mapping[str, Any]) -> type:
+    """The schema of what was chosen, if it has fields of its own, or else that of its group."""
+    own = SCHEMAS.get((group, f"base_{part.get('name')}")) if group in _CHOICES else None
+    return own or cast(type, _hints(Config)[group])
 
 
 def _apply(prefix: str, checks: tuple[Check, ...], part: Mapping[str, Any]) -> None:
@@ -271,6 +299,10 @@ def _check_half_life(prefix: str, ordering: Mapping[str, Any]) -> None:
         raise ConfigError(f"{prefix}ordering.half_life_s", ordering["half_life_s"], "use a positive number of seconds")
 
 
+def _check_packing(prefix: str, packing: Mapping[str, Any]) -> None:
+    _apply(prefix, tuple(check for check in _PACKING_CHECKS if check[0] in packing), packing)
+
+
 def _check_grace(prefix: str, cluster: Mapping[str, Any]) -> None:
     if cluster.get("stop_grace_s", 1.0) <= 0:
         raise ConfigError(f"{prefix}cluster.stop_grace_s", cluster["stop_grace_s"], "use a positive number of seconds")
@@ -301,7 +333,7 @@ def _check_model(prefix: str, model: Mapping[str, Any]) -> None:
 
 
 def _check_data(prefix: str, task: Mapping[str, Any]) -> None:
-    if task["source"] == "jsonl" and not Path(task["path"]).is_file():
+    if (task["path"] or task["source"] == "jsonl") and not Path(task["path"]).is_file():
         raise ConfigError(
             f"{prefix}task.path", repr(task["path"]), "no such file; give one with a JSON object per line"
         )

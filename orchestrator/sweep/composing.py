@@ -43,9 +43,10 @@ def hydra_session(config_dir: Path | None) -> Iterator[None]:
 
 
 class Composer:
-    """Composes within one `hydra_session`."""
+    """Composes within one `hydra_session`, from the root `config_name`."""
 
-    def __init__(self) -> None:
+    def __init__(self, config_name: str = "config") -> None:
+        self._config_name = config_name
         self._by_groups: dict[tuple[str, ...], DictConfig] = {}
         self._templates: dict[tuple[str, ...], Template] = {}
         self._groups: dict[str, bool] = {}
@@ -75,7 +76,7 @@ class Composer:
     def _composed(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._by_groups:
             try:
-                self._by_groups[choices] = compose(config_name="config", overrides=list(choices))
+                self._by_groups[choices] = compose(config_name=self._config_name, overrides=list(choices))
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 raise explain(error, choices) from error
         return self._by_groups[choices]
@@ -90,7 +91,8 @@ class Composer:
 
     def _is_group(self, key: str) -> bool:
         if key not in self._groups:
-            self._groups[key] = bool(GlobalHydra.instance().config_loader().get_group_options(key))
+            # Groups lie in folders; asking takes some 20 ms.
+            self._groups[key] = "." not in key and bool(GlobalHydra.instance().config_loader().get_group_options(key))
         return self._groups[key]
 
 
@@ -105,7 +107,7 @@ def resolved(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         )
     except OmegaConfBaseException as error:
         raise explain(error, overrides) from error
-    if plain["task"]["path"]:
+    if "task" in plain and plain["task"]["path"]:
         # Workers run in folders of their own.
         plain["task"]["path"] = str(Path(plain["task"]["path"]).absolute())
     return plain

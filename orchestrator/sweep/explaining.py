@@ -22,6 +22,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         options = re.search(r"vailable options in '[^']*':(.*?)Config search path", text)
         names = [name for name in (options[1].split() if options else []) if not name.startswith("base_")]
         return ConfigError(group or "group", choice, _suggest(choice, names))
+    if match := re.search(r"In '([^']+)': Could not load '[^']+/base_", text):
+        group, _, choice = match[1].rpartition("/")
+        return ConfigError(group, choice, "this is for `orchestrator simulate` alone")
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
         key = match[1] or match[2]
         given = next(

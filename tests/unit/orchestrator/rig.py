@@ -7,7 +7,7 @@ from cluster.simulated import Script, SimulatedCluster
 from orchestrator.events import Launch, RecordStudy, RecordTrial, StudyFinished
 from orchestrator.loop import Policies, SchedulingLoop
 from orchestrator.ordering import ORDERINGS
-from orchestrator.packing import best_fit
+from orchestrator.packing import BestFit
 from orchestrator.ports import Store
 from orchestrator.schema import (
     Allocation,
@@ -82,7 +82,7 @@ class Rig:
             clock=self.cluster,
             policies=Policies(
                 ordering=ORDERINGS[str(ordering["name"])](ordering),
-                packing=best_fit,
+                packing=BestFit(),
                 preemption=PREEMPTIONS[str(preemption["name"])](preemption),
                 tenants={tenant.name: tenant for tenant in tenants},
             ),

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.simulated import Script
 from orchestrator.events import Launch, Record, RecordAllocation
+from orchestrator.loop import FORGET_AFTER_S
 from orchestrator.ports import LeaseLost, StoreUnavailable
 from orchestrator.recovery import view
 from orchestrator.schema import CommandKind, Holder, Tenant, TrialState
@@ -104,6 +105,45 @@ def test_a_stopping_policy_ends_trials_as_pruned(monkeypatch: pytest.MonkeyPatch
     rig.submit(2)
     rig.run()
     assert rig.states() == [TrialState.COMPLETED, TrialState.PRUNED]
+
+
+def test_a_stopping_policy_is_asked_about_a_study_when_something_in_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def listening(_trials: Sequence) -> Sequence[str]:
+        asked.append(rig.cluster.now())
+        return ()
+
+    monkeypatch.setitem(STOPPINGS, "never", listening)  # type: ignore[arg-type]
+    rig = Rig()
+    rig.submit(1)
+    rig.cycle_until(9.5)
+    # When it was taken in, when its warm-up had started, and half-way, when that reports; it ends at ten seconds.
+    assert [round(at) for at in asked] == [1, 1, 6]
+
+
+def test_a_study_that_is_over_is_forgotten_after_a_while_and_not_before() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.run()
+    over_at = rig.cluster.now()
+    rig.cycle_until(over_at + FORGET_AFTER_S - 2.0)
+    assert "study-1" in rig.loop.state.studies
+    rig.cycle_until(over_at + FORGET_AFTER_S + 2.0)
+    assert (rig.loop.state.studies, rig.loop.state.trials, rig.loop.state.stages) == ({}, {}, {})
+
+
+def test_a_study_that_went_on_is_forgotten_after_its_second_end() -> None:
+    rig = Rig(lambda launch: Script(duration_s=10.0, raises="boom" if launch.stage.name == "main" else ""))
+    rig.submit(1)
+    rig.run()
+    rig.cycle_until(rig.cluster.now() + FORGET_AFTER_S / 2)
+    rig.ask(CommandKind.RETRY, "study-1")
+    rig.cycle_until(rig.cluster.now() + FORGET_AFTER_S / 2 + 5.0)
+    assert rig.states() == [TrialState.FAILED]
+    assert "study-1" in rig.loop.state.studies
+    rig.cycle_until(rig.cluster.now() + FORGET_AFTER_S)
+    assert rig.loop.state.studies == {}
 
 
 def test_the_ledger_of_the_store_is_closed_and_equals_what_trials_were_charged() -> None:

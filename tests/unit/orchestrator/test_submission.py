@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import ConfigError
+from orchestrator.dotted import resolve
 from orchestrator.home import HOME_VARIABLE, Home
 from orchestrator.schema import DeviceKind
-from orchestrator.submission import check_entrypoint, prepare, resolve
+from orchestrator.submission import check_entrypoint, prepare
 
 
 @pytest.fixture

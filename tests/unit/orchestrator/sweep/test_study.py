@@ -76,7 +76,7 @@ def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() ->
     ("override", "message"),
     [
         ("study=nope", "study=nope: there is: rl_vs_sft, single"),
-        ("packing=bestfit", "packing=bestfit: did you mean best_fit? there is: best_fit, exclusive"),
+        ("packing=bestfit", "packing=bestfit: did you mean best_fit? there is: best_fit, dot_product"),
         ("optimizer.lrr=3", "optimizer.lrr=3: unknown key; did you mean lr?"),
         ("frobnicate=1", "frobnicate=1: unknown key"),
         ("optimizer.lr=abc", "optimizer.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
@@ -106,7 +106,9 @@ def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() ->
         ("algorithm.name=grpo", "algorithm.name=grpo: its fields are another algorithm's"),
         ("algorithm.name=mine", "algorithm.name=mine: its fields are another algorithm's"),
         ("ordering.name=nope", "ordering.name=nope: there is: fair_share, fifo"),
-        ("packing.name=nope", "packing.name=nope: there is: best_fit, exclusive"),
+        ("packing.name=nope", "packing.name=nope: there is: best_fit, dot_product"),
+        ("packing.cpu_weight=2", "packing.cpu_weight=2.0: use a number from 0 (only devices count) to 1"),
+        ("+packing.seed=1", "packing.seed=1: unknown key; there is: cpu_weight, name"),
         ("stopping.name=nope", "stopping.name=nope: there is: never"),
         ("tracking.name=nope", "tracking.name=nope: there is: memory, mlflow"),
         ("task.options.nope=1", "task.options.nope=1: unknown key; a key of your own is added with a plus"),
@@ -123,8 +125,17 @@ def test_a_group_of_one_completion_is_refused() -> None:
     assert refused("algorithm=grpo", "algorithm.group_size=1").startswith("algorithm.group_size=1: use at least 2")
 
 
+def test_a_popularity_of_nothing_is_refused() -> None:
+    message = refused("packing=fragmentation", "packing.popularity=0")
+    assert message.startswith("packing.popularity=0.0: use a fraction above 0")
+
+
 def test_a_missing_data_file_is_refused() -> None:
     assert refused("task=jsonl", "task.path=/nowhere.jsonl").startswith("task.path='/nowhere.jsonl': no such file")
+
+
+def test_a_missing_data_file_is_refused_even_where_nothing_reads_it() -> None:
+    assert refused("task=gcd", "task.path=/nowhere.jsonl").startswith("task.path='/nowhere.jsonl': no such file")
 
 
 def test_a_data_file_that_nobody_named_is_refused() -> None:
