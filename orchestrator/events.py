@@ -266,6 +266,9 @@ Event = (
     | BundleEvent
 )
 
+# What a bundle ends in: one of these, and nothing of it follows.
+BUNDLE_ENDS = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
+
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 

@@ -26,17 +26,7 @@ from cluster.ray.head import HeadWatch, check_reachable, head_addresses, no_answ
 from cluster.ray.nodes import choose_nodes
 from cluster.ray.pulse import last_pulse, pulse_path
 from cluster.ray.takeover import CLOSE_S, agent_name, end_agents, namespace_of, take_over
-from orchestrator.events import (
-    BundleStopped,
-    Event,
-    Launch,
-    MemoryExceeded,
-    NodeJoined,
-    NodeLost,
-    StageCompleted,
-    StageRaised,
-    WorkerLost,
-)
+from orchestrator.events import BUNDLE_ENDS, Event, Launch, NodeJoined, NodeLost, StageRaised, WorkerLost
 from orchestrator.ports import ClusterUnavailable
 from orchestrator.schema import DeviceKind
 
@@ -44,7 +34,6 @@ _POLL_S = 10.0
 _CLOSE_HEADLESS_S = 2.0
 _RESTART_POLL_S = 0.2
 _READY_CHECK_S = 1.0
-_TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 
 
 @dataclass(slots=True)
@@ -358,7 +347,7 @@ class RayCluster:
             return True
         bundle_id = getattr(event, "bundle_id", "")
         known = bundle_id in node.bundles
-        if isinstance(event, _TERMINAL):
+        if isinstance(event, BUNDLE_ENDS):
             node.bundles.discard(bundle_id)
             self._bundle_nodes.pop(bundle_id, None)
         return known

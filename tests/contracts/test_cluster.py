@@ -21,6 +21,7 @@ from cluster.outputs import Artifacts
 from cluster.ray import RayCluster
 from cluster.simulated import Script, SimulatedCluster
 from orchestrator.events import (
+    BUNDLE_ENDS,
     BundleStarted,
     BundleStopped,
     Event,
@@ -38,7 +39,6 @@ from orchestrator.ports import Cluster, ClusterUnavailable
 from orchestrator.schema import Device, DeviceKind, Outcome, Placement, Stage
 from tests.contracts import cluster_payloads
 
-TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 PAYLOADS = (str(Path(cluster_payloads.__file__).parents[2]),)
 PATIENCE_S = 60.0
 STOP_GRACE_S = 0.5
@@ -125,7 +125,7 @@ class Rig:
         return self.events[launch.bundle_id]
 
     def to_the_end(self, launch: Launch) -> list[Event]:
-        return self.until(launch, *TERMINAL)
+        return self.until(launch, *BUNDLE_ENDS)
 
 
 class ClusterContract:
@@ -262,7 +262,7 @@ class ClusterContract:
             rig.to_the_end(rig.launch(payload))
         rig.poll(0.3)
         for events in rig.events.values():
-            assert [isinstance(e, TERMINAL) for e in events].index(True) == len(events) - 1
+            assert [isinstance(e, BUNDLE_ENDS) for e in events].index(True) == len(events) - 1
 
     def test_poll_waits_no_longer_than_told(self, rig):
         assert rig.poll(0.0) == []

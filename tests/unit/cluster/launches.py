@@ -3,12 +3,11 @@
 import time
 from pathlib import Path
 
-from orchestrator.events import BundleStopped, Launch, MemoryExceeded, StageCompleted, StageRaised, WorkerLost
+from orchestrator.events import BUNDLE_ENDS, Launch
 from orchestrator.schema import Placement, Stage
 from tests.contracts import cluster_payloads
 
 ROOT = str(Path(cluster_payloads.__file__).parents[2])
-TERMINAL = (StageCompleted, StageRaised, WorkerLost, MemoryExceeded, BundleStopped)
 
 
 def make_launch(devices, payload="succeed", *, bundle_id="b", key="", config=None, budget_steps=3):
@@ -36,6 +35,6 @@ def wait_for(source, bundle_id, *kinds, patience_s=30.0):
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         for event in source.poll(1.0):
-            if getattr(event, "bundle_id", None) == bundle_id and isinstance(event, kinds or TERMINAL):
+            if getattr(event, "bundle_id", None) == bundle_id and isinstance(event, kinds or BUNDLE_ENDS):
                 return event
-    raise AssertionError(f"{bundle_id} did not get to {kinds or TERMINAL}")
+    raise AssertionError(f"{bundle_id} did not get to {kinds or BUNDLE_ENDS}")
