@@ -111,29 +111,27 @@ def replay(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[STUDY] [OVERRIDE]...",
-            help="A study's id, by default the last one; overrides of conf/simulate.yaml.",
+            metavar="[STUDY]... [OVERRIDE]...",
+            help="Studies' ids, by default the last one; overrides of conf/simulate.yaml.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Run a study again in the simulator, and say where it decides otherwise than the service did."""
+    """Run studies again in the simulator, and say where it decides otherwise than the service did."""
     with refusals():
         from contextlib import closing
 
-        from orchestrator.config import ConfigError
         from orchestrator.home import Home
         from orchestrator.simulation.replay import replay as replay_studies
         from orchestrator.store.opening import find_study, open_store
 
-        studies = [argument for argument in arguments or [] if "=" not in argument]
+        named = [argument for argument in arguments or [] if "=" not in argument]
+        studies: list[str | None] = [*named] or [None]
         overrides = [argument for argument in arguments or [] if "=" in argument]
-        if len(studies) > 1:
-            raise ConfigError("study", " ".join(studies), "a replay is of one study")
         with closing(open_store(Home.from_environment())) as store:
-            study_id = find_study(store, studies[0] if studies else None).study_id
-            found = replay_studies(store, [study_id], overrides)
-        _print_comparison(study_id, found)
+            study_ids = [find_study(store, study).study_id for study in studies]
+            found = replay_studies(store, study_ids, overrides)
+        _print_comparison(", ".join(study_ids), found)
         raise typer.Exit(EXIT_FAILED if found.differences else EXIT_DECIDED)
 
 
@@ -168,6 +166,8 @@ def _write(trace: "Trace", output: Path | None, nodes: Path | None) -> None:
 def _print_comparison(study_id: str, found: "Comparison") -> None:
     policies = ", ".join(f"{group}={name}" for group, name in found.policies.items())
     typer.echo(f"{study_id} under {policies}")
+    if found.beside:
+        typer.echo(f"  replayed without what held devices meanwhile: {', '.join(found.beside)}; name these too")
     differences = found.differences
     for position, live, simulated in differences[:_SHOWN]:
         typer.echo(f"  decision {position + 1}: live {_in_words(live)}; simulated {_in_words(simulated)}")

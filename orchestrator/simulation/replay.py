@@ -37,11 +37,13 @@ class Decision:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """What was decided live, and what in the simulator, each in order. `policies` are the names of those that
-    simulated, by group."""
+    simulated, by group. `beside`: the other studies that held devices meanwhile, and of which the simulator knows
+    nothing."""
 
     live: tuple[Decision, ...]
     simulated: tuple[Decision, ...]
     policies: Mapping[str, str]
+    beside: tuple[str, ...] = ()
 
     @property
     def differences(self) -> tuple[tuple[int, Decision | None, Decision | None], ...]:
@@ -82,7 +84,8 @@ def replay(store: Store, study_ids: Collection[str] = (), overrides: Sequence[st
     """
     exported = export(store, study_ids)
     chosen = {trial.trial_id for trial in exported.trace.trials}
-    ledger = [line for line in store.allocations() if not chosen.isdisjoint(line.trial_ids)]
+    lines = store.allocations()
+    ledger = [line for line in lines if not chosen.isdisjoint(line.trial_ids)]
     names = {stage_key_of(stage.key): stage.name for trial in exported.trace.trials for stage in trial.stages}
     config = _config(store, study_ids, overrides)
     recorder = _Lines()
@@ -93,7 +96,16 @@ def replay(store: Store, study_ids: Collection[str] = (), overrides: Sequence[st
         live=_decisions([line for line in ledger if line.closed_at is not None], names),
         simulated=_decisions(list(recorder.lines.values()), names),
         policies={group: str(config[group]["name"]) for group in ("ordering", "packing", "preemption")},
+        beside=_beside(ledger, [line for line in lines if chosen.isdisjoint(line.trial_ids)]),
     )
+
+
+def _beside(ledger: Sequence[Allocation], others: Sequence[Allocation]) -> tuple[str, ...]:
+    """The studies of `others` that held devices between the first and the last moment of `ledger`."""
+    first = min(line.opened_at for line in ledger)
+    last = max(line.opened_at if line.closed_at is None else line.closed_at for line in ledger)
+    found = {o.study_id for o in others if o.opened_at < last and (o.closed_at is None or o.closed_at > first)}
+    return tuple(sorted(found))
 
 
 def _from_when_there_were_devices(trace: Trace, at: float) -> Trace:

@@ -43,6 +43,16 @@ def test_studies_that_came_later_are_replayed_with_those_before_them() -> None:
     assert {decision.stage for decision in found.live} == {"warmup", "main"}
 
 
+def test_a_study_that_held_devices_meanwhile_is_named() -> None:
+    rig = Rig(of_its_own_length, devices=2)
+    rig.submit(4, "study-1")
+    rig.cycle_until(12.0)
+    rig.submit(3, "study-2", own=False)
+    rig.run("study-1", "study-2")
+    assert replay(rig.store, ["study-1"], overrides=FIFO_BEST_FIT).beside == ("study-2",)
+    assert replay(rig.store, ["study-1", "study-2"], overrides=FIFO_BEST_FIT).beside == ()
+
+
 def test_another_policy_takes_other_decisions() -> None:
     rig = rig_with(devices=2, share=0.5, trials=4)
     found = replay(rig.store, overrides=[*FIFO_BEST_FIT, "packing=exclusive"])
