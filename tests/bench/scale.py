@@ -27,6 +27,7 @@ from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -215,14 +216,14 @@ class Measured:
 def drive(devices: int, trials: int, counts_from: int = 0, seed: int = 0) -> Measured:
     """Serve so many trials on so many devices; the first `counts_from` are served but not counted."""
     packing = Timed(counts_from)
-    # The simulation is told to pack by a name.
-    PACKINGS["timed"] = lambda: packing  # type: ignore[index]
     config = dict(compose_runs(["trace=synthetic", "ordering=fifo", f"ordering.max_wait_s={NEVER_S}"])[0].config)
     own = {"devices": devices, "trials": trials, "seed": seed}
     config["packing"] = {"name": "timed"}
     config["trace"] = {**TRACE, **own}
     began = time.perf_counter()
-    result = simulate(config)
+    # The simulation is told to pack by a name.
+    with patch.dict(PACKINGS, timed=lambda: packing):
+        result = simulate(config)
     assert packing.placements == trials == result.completed
     assert result.makespan_s is not None and result.wait_p99_s is not None and result.utilisation is not None  # noqa: PT018
     return Measured(
