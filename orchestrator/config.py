@@ -281,10 +281,10 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
 }
 
 
-def register_schemas() -> None:
-    """Make the structured configs known to Hydra, as the `base_*` entries that the YAML files start from."""
+def register_schemas(schemas: Mapping[tuple[str, str], type] = SCHEMAS, provider: str = __name__) -> None:
+    """Make structured configs known to Hydra by group and name: the `base_*` entries that the YAML files start from."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for (group, name), schema in SCHEMAS.items():
-        store.store(group=group or None, name=name, node=schema, provider="orchestrator.config")
+    for (group, name), schema in schemas.items():
+        store.store(group=group or None, name=name, node=schema, provider=provider)

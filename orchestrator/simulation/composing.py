@@ -8,8 +8,8 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from orchestrator.config import ConfigError
-from orchestrator.simulation.config import register_schemas
+from orchestrator.config import ConfigError, register_schemas
+from orchestrator.simulation.config import SCHEMAS
 from orchestrator.simulation.validation import validate
 from orchestrator.sweep.composing import Composer, hydra_session
 from orchestrator.sweep.overrides import combinations, count_variants, parse_overrides, text_of, value_of
@@ -32,7 +32,7 @@ def compose_runs(overrides: Sequence[str], config_dir: Path | None = None) -> tu
 
     Raises ConfigError naming the override, group or field that is wrong.
     """
-    register_schemas()
+    register_schemas(SCHEMAS, "orchestrator.simulation.config")
     with hydra_session(config_dir):
         composer = Composer(ROOT)
         last = {str(o.key_or_group): o for o in parse_overrides(overrides)}
@@ -45,7 +45,7 @@ def compose_runs(overrides: Sequence[str], config_dir: Path | None = None) -> tu
 
 def compose_base(overrides: Sequence[str], config_dir: Path | None = None) -> str:
     """The composed config without what is swept, as YAML: what `--cfg job` prints. Raises ConfigError."""
-    register_schemas()
+    register_schemas(SCHEMAS, "orchestrator.simulation.config")
     with hydra_session(config_dir):
         fixed = [text_of(o) for o in parse_overrides(overrides) if not o.is_sweep_override()]
         return OmegaConf.to_yaml(Composer(ROOT).compose(fixed))

@@ -107,12 +107,3 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("trace", "base_synthetic"): SyntheticTraceConfig,
     ("cluster", "base_simulated"): SimulatedClusterConfig,
 }
-
-
-def register_schemas() -> None:
-    """Make the structured configs known to Hydra, beside those of `orchestrator.config`."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for (group, name), schema in SCHEMAS.items():
-        store.store(group=group or None, name=name, node=schema, provider="orchestrator.simulation.config")

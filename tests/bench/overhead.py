@@ -11,7 +11,6 @@ trial's first step). Every system runs each repeat in a fresh process, in turn, 
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -19,9 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -195,26 +192,6 @@ def run_one(system: str, trials: int) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    packages = ("torch", "deepspeed", "ray", "mlflow")
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": "hidden",
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
 def main() -> int:
     """Print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -250,7 +227,10 @@ def main() -> int:
             )
     summary = {system: summarise([r for r in runs if r["system"] == system]) for system in SYSTEMS}
     RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(json.dumps({"summary": summary, "runs": runs, **provenance(arguments)}, indent=1) + "\n")
+    from tests.bench.provenance import provenance  # what is measured starts from this module, and needs none of it
+
+    made = provenance(arguments, "python -m tests.bench.overhead")
+    RECORD.write_text(json.dumps({"summary": summary, "runs": runs, "systems": SYSTEMS, **made}, indent=1) + "\n")
     print_table(summary)
     return 0
 
@@ -267,21 +247,6 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
         "wall_per_trial_s": statistics.median(run["wall_per_trial_s"] for run in runs),
         "step_s": statistics.median(run["step_s"] for run in runs),
         "start_s": statistics.median(run["start_s"] for run in runs),
-    }
-
-
-def provenance(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where, when and how the record was made."""
-    from orchestrator.submission import git_revision
-
-    return {
-        "machine": machine(),
-        "revision": git_revision(),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trials": arguments.trials,
-        "repeats": arguments.repeats,
-        "command": "make bench",
-        "systems": SYSTEMS,
     }
 
 

@@ -12,7 +12,6 @@ simulators of this size place no gangs and no fractions, or keep no queue.
 import argparse
 import json
 import math
-import os
 import resource
 import statistics
 import sys
@@ -21,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -36,8 +34,7 @@ from orchestrator.schema import Demand, Device, DeviceKind, Node, Placement, Req
 from orchestrator.simulation.composing import compose_runs
 from orchestrator.simulation.runner import simulate
 from orchestrator.snapshot import Snapshot
-from orchestrator.submission import git_revision
-from tests.bench.overhead import machine
+from tests.bench.provenance import provenance
 
 RECORD = Path(__file__).parent / "records" / "scale.json"
 DEVICES_PER_NODE = 8
@@ -305,20 +302,8 @@ def main() -> int:
         runs = [alone(drive, sizes.devices, sizes.trials) for _ in range(sizes.million_repeats)]
         record["long_run"] = summarise(runs)
         print(told(record["long_run"]), flush=True)
-    RECORD.write_text(json.dumps(record | provenance(sizes), indent=1) + "\n")
+    RECORD.write_text(json.dumps(record | provenance(sizes, "python -m tests.bench.scale"), indent=1) + "\n")
     return 0
-
-
-def provenance(sizes: argparse.Namespace) -> dict[str, Any]:
-    """Where, when and how the record was made."""
-    return {
-        "machine": machine(),
-        "load_average": os.getloadavg()[0],
-        "revision": git_revision(),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sizes": vars(sizes),
-        "command": "python -m tests.bench.scale",
-    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ extrapolated. Times are wall times; CPU times are beside them, since a machine t
 import argparse
 import itertools
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -20,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,11 +56,11 @@ from orchestrator.schema import (
 from orchestrator.sharing.preemption import PREEMPTIONS, Preemption, PreemptionPolicy
 from orchestrator.snapshot import Snapshot
 from orchestrator.store.database import DatabaseStore
-from orchestrator.submission import Submission, git_revision, prepare
+from orchestrator.submission import Submission, prepare
 from orchestrator.sweep import compose_study
 from orchestrator.sweep.composing import hydra_session
 from orchestrator.sweep.overrides import combinations, parse_overrides
-from tests.bench.overhead import machine
+from tests.bench.provenance import provenance
 
 RECORD = Path(__file__).parent / "records" / "scheduling.json"
 DEVICES_PER_NODE = 8
@@ -368,21 +366,10 @@ def main() -> int:
     print(
         f"  extrapolated to {sizes.variants} jobs: {extrapolated['median_s']:.0f} s, {extrapolated['cpu_s']:.0f} s CPU"
     )
-    record = {"summary": summaries, "hydra_extrapolated": extrapolated, **provenance(sizes)}
+    made = provenance(sizes, "python -m tests.bench.scheduling")
+    record = {"summary": summaries, "hydra_extrapolated": extrapolated, **made}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
     return 0
-
-
-def provenance(sizes: argparse.Namespace) -> dict[str, Any]:
-    """Where, when and how the record was made."""
-    return {
-        "machine": machine(),
-        "load_average": os.getloadavg()[0],
-        "revision": git_revision(),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sizes": vars(sizes),
-        "command": "make bench",
-    }
 
 
 if __name__ == "__main__":

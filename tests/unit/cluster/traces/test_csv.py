@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from cluster.traces.csv import read
 from cluster.traces.errors import TraceError
-from orchestrator.schema import Demand, Device, DeviceKind, Node, Trace, TraceStage, TraceTrial
+from orchestrator.schema import Demand, Node, Trace, TraceStage, TraceTrial
 from orchestrator.schema.trace_table import NODE_COLUMNS, STAGE_COLUMNS
 from orchestrator.simulation.trace_files import write_nodes, write_trials
+from tests.unit.orchestrator.packing.cases import node as cuda_node
 
 GIB = 2**30
 HEADER = "study,trial,submitted_s,stage,duration_s,devices,models,stage_key,memory_gib"
@@ -66,22 +67,7 @@ def without_lines(trace: Trace) -> list[TraceTrial]:
 
 
 def node(name: str = "a", devices: int = 4, model: str = "H100", memory_gib: int = 80, cpus: float = 8.0) -> Node:
-    return Node(
-        node_id=name,
-        devices=tuple(
-            Device(
-                device_id=f"{name}/cuda{index}",
-                node_id=name,
-                index=index,
-                kind=DeviceKind.CUDA,
-                memory_bytes=memory_gib * GIB,
-                model=model,
-            )
-            for index in range(devices)
-        ),
-        cpus=cpus,
-        host_memory_bytes=64 * GIB,
-    )
+    return cuda_node(name, devices, memory_gib=memory_gib, model=model, cpus=cpus, host_gib=64, device_name="cuda")
 
 
 def trace_file(folder: Path, *rows: str, header: str = HEADER) -> str:

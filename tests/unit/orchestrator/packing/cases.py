@@ -11,14 +11,21 @@ GIB = 2**30
 
 
 def node(
-    node_id: str, devices: int, *, memory_gib: int = 8, model: str = "A", cpus: float = 0.0, host_gib: int = 0
+    node_id: str,
+    devices: int,
+    *,
+    memory_gib: int = 8,
+    model: str = "A",
+    cpus: float = 0.0,
+    host_gib: int = 0,
+    device_name: str = "",
 ) -> Node:
-    """Its devices are `a/0`, `a/1`, ... on node `a`."""
+    """Its devices are `a/0`, `a/1`, ... on node `a`; with a `device_name` that stands before the index."""
     return Node(
         node_id=node_id,
         devices=tuple(
             Device(
-                device_id=f"{node_id}/{index}",
+                device_id=f"{node_id}/{device_name}{index}",
                 node_id=node_id,
                 index=index,
                 kind=DeviceKind.CUDA,
