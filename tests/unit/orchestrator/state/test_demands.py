@@ -1,6 +1,5 @@
 """What stages ask for once one of their shape was measured."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,19 +19,10 @@ from orchestrator.events import (
 )
 from orchestrator.history.memory import MARGIN
 from orchestrator.schema import Demand, Outcome
-from orchestrator.state import validate
-from tests.unit.orchestrator.builders import GIB, device, joined, submitted, warm_started
+from tests.unit.orchestrator.builders import GIB, device, submitted, warm_started
 from tests.unit.orchestrator.state.test_machine import Machine
 
 ESTIMATE = 5 * GIB  # of a device of 8
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    machine.handle(joined(2))
-    yield machine
-    validate(machine)
 
 
 def begin(machine: Machine, trials: int = 6, *, stated_gib: float = 0.0) -> None:

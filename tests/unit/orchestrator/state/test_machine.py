@@ -1,9 +1,5 @@
 """The event machine: what each event leads to. `machine` checks every invariant after every event."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from orchestrator.events import (
     BundleStopped,
     HaltRequested,
@@ -24,7 +20,7 @@ from orchestrator.packing import BestFit
 from orchestrator.schema import Outcome, TrialState
 from orchestrator.state import SchedulerState, validate
 from orchestrator.state.snapshots import pending_reason
-from tests.unit.orchestrator.builders import joined, stage, submitted
+from tests.unit.orchestrator.builders import stage, submitted
 
 
 class Machine(SchedulerState):
@@ -49,14 +45,6 @@ class Machine(SchedulerState):
 
     def states(self) -> list[TrialState]:
         return [t.state for t in self.study_trials("study-1")]
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    machine.handle(joined(2))
-    yield machine
-    validate(machine)
 
 
 def complete(machine: Machine, bundle_id: str, at: float, **metrics: float) -> list[Instruction]:

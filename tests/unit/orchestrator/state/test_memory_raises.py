@@ -1,6 +1,5 @@
 """A bundle that took more memory than it was given: raised, requeued, learned from, and in the end refused."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,20 +16,12 @@ from orchestrator.events import (
 )
 from orchestrator.packing import BestFit
 from orchestrator.schema import DeviceKind, TrialState
-from orchestrator.state import SchedulerState, validate
+from orchestrator.state import SchedulerState
 from orchestrator.state.memory_raises import OVER_LIMIT, OVER_USED
-from tests.unit.orchestrator.builders import GIB, device, joined, submitted
+from tests.unit.orchestrator.builders import GIB, device, submitted
 from tests.unit.orchestrator.state.test_machine import Machine, complete
 
 FIRST = "study-1-0000"
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    machine.handle(joined(2))
-    yield machine
-    validate(machine)
 
 
 def submit(machine: SchedulerState, trials: int = 1, *, share: float = 0.25, stated_gib: float = 0.0) -> None:
