@@ -1,8 +1,7 @@
 """The agent of one node: runs bundles on the node's devices through a forkserver, and says what became of them.
 
-One thread owns all state; the public methods hand it commands and may be called from any thread. Every launched
-bundle ends in exactly one terminal event, sent after all of its processes ended and, for StageCompleted, after its
-output was committed.
+One thread owns all state; the public methods hand it commands and may be called from any thread. What becomes of a
+launch is said in `cluster.programs`.
 """
 
 import contextlib
@@ -12,50 +11,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from cluster.agent_config import AgentConfig
-from cluster.assignments import Seat, seats
-from cluster.bundle import Bundle, RankProcess
-from cluster.forkserver_client import ForkserverConnection, ForkserverProcess, end_group
-from cluster.memory import MemoryWatch
-from cluster.outputs import Artifacts
-from cluster.wire import assignment_to_wire
-from cluster.worker import log_tail
-from cluster.worker_client import WorkerConnection
-from orchestrator.events import (
-    BundleStopped,
-    Event,
-    Launch,
-    NodeLost,
-    StageRaised,
-    WorkerLost,
-)
+from cluster.forkserver_client import ForkserverConnection, ForkserverProcess
+from cluster.programs import Programs, lost
+from orchestrator.events import Event, Launch, NodeLost
 from orchestrator.ports import ClusterUnavailable
-
-_LOG_TAIL_LINES = 5
-
-
-@dataclass(slots=True)
-class _Running:
-    """A bundle and what the agent keeps about it."""
-
-    launch: Launch
-    seats: tuple[Seat, ...]
-    bundle: Bundle
-    log: Path
-    stop_deadline: float | None = None
-
-
-@dataclass(slots=True)
-class _Line:
-    """The connection of one process."""
-
-    connection: WorkerConnection
-    running: _Running
-    rank: int
 
 
 class NodeAgent:
@@ -65,7 +27,6 @@ class NodeAgent:
         """`forkserver_address`: a forkserver on this machine that someone else started for this agent ("": start
         one). Should it be dead or die, the agent starts its own."""
         self._config = config
-        self._artifacts = Artifacts(config.artifacts)
         self._address = forkserver_address
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -77,10 +38,7 @@ class NodeAgent:
         self._server: ForkserverConnection | None = None
         self._settled = threading.Event()
         self._failure = ""
-        self._waiting: list[_Running] = []
-        self._running: dict[str, _Running] = {}
-        self._lines: dict[str, _Line] = {}
-        self._memory = MemoryWatch(config.memory_sample_s)
+        self._programs = Programs(config, self._selector, self._events.put)
 
     # --- called from any thread ------------------------------------------------------------------------------------
 
@@ -107,7 +65,7 @@ class NodeAgent:
 
     def stop(self, bundle_id: str, reason: str) -> None:
         """Ask a bundle to end at its next step boundary; unknown and ended bundles are ignored."""
-        self._submit(partial(self._stop, bundle_id, reason))
+        self._submit(partial(self._programs.stop, bundle_id, reason))
 
     def poll(self, timeout_s: float) -> list[Event]:
         """The events since the last call; waits for the first at most `timeout_s`. `NodeLost` is the last one of a
@@ -142,10 +100,9 @@ class NodeAgent:
     def _run(self) -> None:
         try:
             while not self._closing:
-                for key, _ in self._selector.select(self._time_to_next_check()):
+                for key, _ in self._selector.select(self._programs.time_to_next_check()):
                     key.data()
-                self._enforce_stop_deadlines()
-                self._watch_memory()
+                self._programs.check()
         except Exception as error:  # a fault of the agent itself must not leave the driver waiting for its events
             self._give_up(f"its agent failed: {type(error).__name__}: {error}")
             raise
@@ -168,11 +125,7 @@ class NodeAgent:
     def _release(self) -> None:
         if self._server is not None:
             self._server.close()
-        for line in self._lines.values():
-            line.connection.await_end()
-            line.connection.close()
-        for running in [*self._running.values(), *self._waiting]:
-            self._artifacts.discard(running.launch.bundle_id)
+        self._programs.release()
         self._selector.close()
         self._wakeup.close()
         self._wakeup_write.close()
@@ -201,14 +154,8 @@ class NodeAgent:
                 self._forkserver_ready(message["pid"])
             elif message["kind"] == "failed":
                 self._failure = f"its forkserver can't start: {message['error']}"
-            elif message["process"] in self._lines:
-                line = self._lines[message["process"]]
-                if message["kind"] == "spawned":
-                    line.running.bundle.spawned(line.rank, message["pid"])
-                    if line.running.bundle.doomed:
-                        self._kill_rest(line.running)
-                else:
-                    self._process_exited(message["process"], message["status"], message["killed"])
+            else:
+                self._programs.forkserver_said(message)
 
     def _forkserver_ready(self, pid: int) -> None:
         assert self._server is not None
@@ -218,9 +165,7 @@ class NodeAgent:
         if not self._settled.is_set():
             self._settled.set()
             self._events.put(self._config.joined(time.time()))
-        waiting, self._waiting = self._waiting, []
-        for running in waiting:
-            self._spawn(running)
+        self._programs.forkserver_ready(self._server)
 
     def _forkserver_died(self) -> None:
         assert self._server is not None
@@ -228,12 +173,7 @@ class NodeAgent:
         self._selector.unregister(self._server)
         self._server.close()
         self._server = None
-        for process, line in list(self._lines.items()):
-            # The kernel kills the children with their parent, but not what they have started, which is in their groups.
-            # The end of their streams says that it has happened.
-            end_group(line.running.bundle.ranks[line.rank].pid)
-            line.connection.expect_end()
-            self._process_exited(process, status=None, killed=False)
+        self._programs.forkserver_died()
         if self._process is not None:
             self._process.kill()
         if never_ready:
@@ -244,150 +184,12 @@ class NodeAgent:
     def _give_up(self, reason: str) -> None:
         """This node can run nothing any more."""
         self._failure = self._failure or reason
-        for running in [*self._running.values(), *self._waiting]:
-            self._events.put(_lost(running.launch, f"node lost: {reason}"))
-            self._artifacts.discard(running.launch.bundle_id)
-        self._running, self._waiting = {}, []
+        self._programs.lose_all(f"node lost: {reason}")
         self._events.put(NodeLost(at=time.time(), node_id=self._config.node_id, reason=self._failure))
         self._settled.set()
 
-    # bundles
-
     def _launch(self, launch: Launch) -> None:
         if self._failure:
-            self._events.put(_lost(launch, f"node {self._config.node_id} can run nothing: {self._failure}"))
-            return
-        bundle = Bundle(launch.bundle_id, [RankProcess(rank) for rank in range(len(launch.devices))])
-        try:
-            places = seats(launch, self._artifacts, self._config.cores, len(self._config.devices))
-            running = _Running(launch, places, bundle, self._config.logs / f"{launch.bundle_id}.log")
-        except (ValueError, IndexError) as error:  # a key that can't name a folder, a device of another node
-            self._events.put(_raised(launch, error))
-            return
-        if self._server is None or self._server.pid is None:
-            self._waiting.append(running)
+            self._events.put(lost(launch, f"node {self._config.node_id} can run nothing: {self._failure}"))
         else:
-            self._spawn(running)
-
-    def _spawn(self, running: _Running) -> None:
-        assert self._server is not None
-        launch = running.launch
-        self._running[launch.bundle_id] = running
-        try:
-            self._artifacts.prepare(launch.bundle_id, launch.study_id, launch.stage.key)
-        except OSError as error:
-            self._finish(running, _lost(launch, str(error)))
-            return
-        for rank, seat in enumerate(running.seats):
-            ours, theirs = socket.socketpair()
-            request = {
-                "assignment": assignment_to_wire(seat.assignment),
-                "artifacts": str(self._artifacts.root),
-                "log": str(running.log),
-                "cores": seat.cores,
-                "environment": seat.environment,
-            }
-            process = f"{launch.bundle_id}/{rank}"
-            with theirs:
-                try:
-                    self._server.spawn(process, request, theirs)
-                except TypeError as error:  # a stage config that is no plain data; the same for every rank
-                    ours.close()
-                    self._finish(running, _raised(launch, error))
-                    return
-            self._lines[process] = _Line(WorkerConnection(ours), running, rank)
-            self._selector.register(ours, selectors.EVENT_READ, partial(self._read_worker, process))
-
-    def _read_worker(self, process: str) -> None:
-        line = self._lines.get(process)
-        if line is None:  # its exit was handled in this very round
-            return
-        if not self._drain(line):
-            # The exit, which the forkserver reports, is what counts.
-            self._selector.unregister(line.connection)
-        if line.running.bundle.doomed:
-            self._kill_rest(line.running)
-
-    def _drain(self, line: _Line) -> bool:
-        """Take in all that a process has said so far; False at the end of its stream."""
-        messages, more = line.connection.read()
-        for message in messages:
-            for event in line.running.bundle.message(line.rank, message):
-                self._events.put(event)
-        return more
-
-    def _process_exited(self, process: str, status: int | None, killed: bool) -> None:
-        line = self._lines.pop(process)
-        self._drain(line)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(line.connection)
-        line.connection.close()
-        running = line.running
-        if status is None:
-            running.bundle.vanished(line.rank, "its forkserver died")
-        else:
-            running.bundle.exited(line.rank, status, killed)
-            if not killed and running.bundle.excess is None:
-                running.bundle.excess = self._memory.killed_for_it(running.launch, status)
-        verdict = running.bundle.verdict(time.time(), log_tail(running.log, _LOG_TAIL_LINES))
-        if verdict is not None:
-            self._finish(running, verdict)
-        elif running.bundle.doomed:
-            self._kill_rest(running)
-
-    def _finish(self, running: _Running, event: Event) -> None:
-        launch = running.launch
-        self._running.pop(launch.bundle_id)
-        self._memory.forget(launch.bundle_id)
-        self._artifacts.discard(launch.bundle_id)
-        self._events.put(event)
-
-    def _kill_rest(self, running: _Running) -> None:
-        for process in running.bundle.running():
-            if process.pid is not None and self._server is not None:
-                self._server.kill(process.pid)
-
-    def _stop(self, bundle_id: str, reason: str) -> None:
-        if any(running.launch.bundle_id == bundle_id for running in self._waiting):
-            self._waiting = [running for running in self._waiting if running.launch.bundle_id != bundle_id]
-            self._events.put(BundleStopped(at=time.time(), bundle_id=bundle_id))
-            return
-        running = self._running.get(bundle_id)
-        if running is None or running.bundle.stop_reason is not None:
-            return
-        running.bundle.stop_reason = reason
-        running.stop_deadline = time.monotonic() + self._config.stop_grace_s
-        for rank in range(len(running.seats)):
-            line = self._lines.get(f"{running.launch.bundle_id}/{rank}")
-            if line is not None:
-                line.connection.request_stop()
-
-    def _enforce_stop_deadlines(self) -> None:
-        now = time.monotonic()
-        for running in self._running.values():
-            if running.stop_deadline is not None and now >= running.stop_deadline:
-                running.stop_deadline = None
-                self._kill_rest(running)
-
-    def _watch_memory(self) -> None:
-        for running in self._memory.due(self._running.values(), time.monotonic()):
-            pids = [process.pid for process in running.bundle.running() if process.pid is not None]
-            excess = self._memory.excess(running.launch, pids)
-            if excess is not None and running.bundle.excess is None:
-                running.bundle.excess = excess
-                self._kill_rest(running)
-
-    def _time_to_next_check(self) -> float | None:
-        """Seconds until a deadline or a memory sample is due; None if only messages matter."""
-        if not self._running:
-            return None
-        deadlines = (r.stop_deadline for r in self._running.values() if r.stop_deadline is not None)
-        return max(0.0, min((self._memory.next_sample, *deadlines)) - time.monotonic())
-
-
-def _lost(launch: Launch, reason: str) -> WorkerLost:
-    return WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=reason)
-
-
-def _raised(launch: Launch, error: Exception) -> StageRaised:
-    return StageRaised(at=time.time(), bundle_id=launch.bundle_id, error=str(error))
+            self._programs.launch(launch)

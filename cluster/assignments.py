@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.outputs import Artifacts
+from cluster.phases import GateFolders
 from orchestrator.events import Launch
 from orchestrator.schema import Assignment, Device, DeviceKind
 
@@ -17,19 +18,33 @@ class Seat:
     environment: dict[str, str]
 
 
-def seats(launch: Launch, artifacts: Artifacts, node_cores: Sequence[int], node_devices: int) -> tuple[Seat, ...]:
+def seats(
+    launch: Launch,
+    artifacts: Artifacts,
+    node_cores: Sequence[int],
+    node_devices: int,
+    gates: GateFolders | None = None,
+) -> tuple[Seat, ...]:
     """One seat per device of the launch, by rank: rank r has the rth device to itself.
 
     On cpu a process is pinned to the core of its device. On cuda it sees its own GPU only and may use its GPU's part
-    of the node's cores, in proportion to its share.
+    of the node's cores, in proportion to its share. One that takes turns does so through `gates`; without any it is alone
+    on its device.
     """
     return tuple(
-        _seat(launch, artifacts, rank, device, node_cores, node_devices) for rank, device in enumerate(launch.devices)
+        _seat(launch, artifacts, rank, device, node_cores, node_devices, gates)
+        for rank, device in enumerate(launch.devices)
     )
 
 
 def _seat(
-    launch: Launch, artifacts: Artifacts, rank: int, device: Device, node_cores: Sequence[int], node_devices: int
+    launch: Launch,
+    artifacts: Artifacts,
+    rank: int,
+    device: Device,
+    node_cores: Sequence[int],
+    node_devices: int,
+    gates: GateFolders | None,
 ) -> Seat:
     cores: tuple[int, ...]
     if device.kind is DeviceKind.CPU:
@@ -49,12 +64,14 @@ def _seat(
         device_indexes=(device.index,),
         share=launch.placement.share,
         threads=threads,
-        memory_bytes=launch.placement.memory_bytes,
+        memory_bytes=launch.placement.memory_bytes + launch.placement.away_bytes,
         host_memory_bytes=launch.placement.host_memory_bytes,
         rank=rank,
         world_size=len(launch.devices),
         rendezvous=str(artifacts.rendezvous(launch.bundle_id)) if gang else "",
-        warm_dir=str(artifacts.kept(stage.warm_from)) if stage.warm_from else "",
+        warm_dir=str(artifacts.start_of(stage) or ""),
+        phase_dir=str(gates.of(device.index)) if gates is not None and launch.placement.phases else "",
+        parks=launch.placement.away_bytes > 0,
     )
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["CUDA_VISIBLE_DEVICES"] = str(device.index) if device.kind is DeviceKind.CUDA else ""

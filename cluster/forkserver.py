@@ -25,7 +25,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster import wire, worker
+from cluster import stack_worker, wire, worker
 from cluster.log import bound_output, redirect_output
 from cluster.outputs import Artifacts
 from orchestrator.schema import DeviceKind
@@ -133,7 +133,8 @@ class Forkserver:
             _take_place(request["cores"], request["environment"])
             _go_first_for_memory()
             bound_output()
-            status = worker.run(
+            run = stack_worker.run if request["stack"] else worker.run
+            status = run(
                 socket.socket(fileno=descriptor),
                 wire.assignment_from_wire(request["assignment"]),
                 Artifacts(Path(request["artifacts"])),

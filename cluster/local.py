@@ -7,6 +7,7 @@ what the allocators refuse.
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -173,6 +174,10 @@ class _LocalChannel:
 
     def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
         """Not told: in a process that others share nobody can say what of it is the stage's."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """At once: nobody else runs."""
+        return nullcontext()
 
     def stop_requested(self) -> bool:
         return self._bundle_id in self._stops

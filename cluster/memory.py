@@ -2,21 +2,22 @@
 
 What is limited depends on the device. Where a CPU core stands in for a GPU, the host's memory is the device's: each
 process may have `memory_bytes` to itself. On a GPU the allocator keeps a process within `memory_bytes` less its context
-and refuses what is beyond; of the host the bundle's processes together may have `host_memory_bytes`.
+and refuses what is beyond; of the host the bundle's processes together may have `host_memory_bytes`. The program of a
+stack may have what all of its members may have together.
 """
 
+import math
 import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import psutil
 
-from orchestrator.events import Launch
-from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
+from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind, Placement
 
 # A process that the kernel killed for want of memory is blamed for it if it was known to have this part of its limit.
 NEAR_ITS_LIMIT = 0.8
@@ -35,12 +36,34 @@ class Excess:
     on_host: bool
 
 
-class _Launched(Protocol):
-    @property
-    def launch(self) -> Launch: ...
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What the processes of a program are sampled against: `used_bytes` of each, or of the host in all (`on_host`).
+    0: no limit."""
+
+    used_bytes: int = 0
+    on_host: bool = False
 
 
-T = TypeVar("T", bound=_Launched)
+def limit_of(kind: DeviceKind, placements: Iterable[Placement]) -> Limit:
+    """Of one program that has all of `placements`: their sum. There is none if one of them has none."""
+    if kind is DeviceKind.CPU:
+        return Limit(total_bytes(placement.memory_bytes for placement in placements))
+    return Limit(total_bytes(placement.host_memory_bytes for placement in placements), on_host=True)
+
+
+def total_bytes(limits: Iterable[int]) -> int:
+    """What those who have `limits` [bytes] may take together; 0, no limit, if one of them has none."""
+    each = list(limits)
+    return sum(each) if all(each) else 0
+
+
+def part_of(excess: Excess, given_bytes: int, shares: Sequence[int]) -> Excess:
+    """The part of a program's excess that one of its members answers for, who was given `given_bytes` of `shares`: in
+    proportion to that, or all alike where nobody has a limit."""
+    total = sum(shares)
+    used = math.ceil(excess.used_bytes * given_bytes / total) if total else excess.used_bytes // max(1, len(shares))
+    return Excess(used_bytes=used, limit_bytes=given_bytes, on_host=excess.on_host)
 
 
 class MemoryWatch:
@@ -54,44 +77,39 @@ class MemoryWatch:
         self._kills = oom_kills(vmstat)
         self.next_sample = 0.0
 
-    def due(self, running: Iterable[T], now: float) -> list[T]:
-        """Those of `running` to look at now (monotonic seconds): none before the next sample, none without a limit."""
+    def due(self, now: float) -> bool:
+        """Whether it is time to look at all programs (monotonic seconds); then it is not again before the next
+        sample."""
         if now < self.next_sample:
-            return []
+            return False
         self.next_sample = now + self._sample_s
         self._kills = oom_kills(self._vmstat)
-        return [bundle for bundle in running if _limit(bundle.launch)[0] > 0]
+        return True
 
-    def excess(self, launch: Launch, pids: Sequence[int]) -> Excess | None:
-        """What the processes of a bundle have too much of; None while they have not."""
-        limit, on_host = _limit(launch)
+    def excess(self, program: str, limit: Limit, pids: Sequence[int]) -> Excess | None:
+        """What the processes of a program have too much of; None while they have not, or have no limit."""
+        if not limit.used_bytes:
+            return None
         each = [private_memory_bytes(pid) for pid in pids]
-        used = sum(each) if on_host else max(each, default=0)
-        self._last[launch.bundle_id] = used
-        return Excess(used_bytes=used, limit_bytes=limit, on_host=on_host) if used > limit else None
+        used = sum(each) if limit.on_host else max(each, default=0)
+        self._last[program] = used
+        if used <= limit.used_bytes:
+            return None
+        return Excess(used_bytes=used, limit_bytes=limit.used_bytes, on_host=limit.on_host)
 
-    def killed_for_it(self, launch: Launch, status: int | None) -> Excess | None:
-        """What a process of the bundle, ended with `status` and not by us, was killed for by the kernel: its memory, if
-        the kernel has killed somebody since the last sample and the bundle was near its limit then."""
-        limit, on_host = _limit(launch)
-        near = limit > 0 and self._last.get(launch.bundle_id, 0) >= NEAR_ITS_LIMIT * limit
+    def killed_for_it(self, program: str, limit: Limit, status: int | None) -> Excess | None:
+        """What a process of the program, ended with `status` and not by us, was killed for by the kernel: its memory,
+        if the kernel has killed somebody since the last sample and the program was near its limit then."""
+        used = self._last.get(program, 0)
+        near = limit.used_bytes > 0 and used >= NEAR_ITS_LIMIT * limit.used_bytes
         kills = oom_kills(self._vmstat)
         if status != -signal.SIGKILL or not near or self._kills is None or kills is None or kills <= self._kills:
             return None
-        used = max(limit, self._last[launch.bundle_id])
-        return Excess(used_bytes=used, limit_bytes=limit, on_host=on_host)
+        return Excess(used_bytes=max(limit.used_bytes, used), limit_bytes=limit.used_bytes, on_host=limit.on_host)
 
-    def forget(self, bundle_id: str) -> None:
-        """The bundle is over."""
-        self._last.pop(bundle_id, None)
-
-
-def _limit(launch: Launch) -> tuple[int, bool]:
-    """What is sampled against [bytes], 0 for no limit, and whether it is the host's for the whole bundle."""
-    placement = launch.placement
-    if launch.devices and launch.devices[0].kind is DeviceKind.CPU:
-        return placement.memory_bytes, False
-    return placement.host_memory_bytes, True
+    def forget(self, program: str) -> None:
+        """The program is over."""
+        self._last.pop(program, None)
 
 
 def private_memory_bytes(pid: int) -> int:

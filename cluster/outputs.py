@@ -5,13 +5,19 @@
     <artifacts>/checkpoints/<study_id>/<stage_key>/  survives between attempts of a stage and beyond its end; the stage
                                           writes folders `step-N` there, whole or not at all, and removes older ones
     <artifacts>/kept/<name>/              one such folder, kept for warm stages to start from
+    <artifacts>/trunks/<trunk>/<stage_key>  says that the output of the stage holds its last checkpoint, in `state/`,
+                                          and at which step of the trunk
     <artifacts>/cache/                    what any stage may share
 
 A committed output is complete or absent: its files and its manifest reach the disk before the rename does. It
 *verifies* when every file of its manifest has the size and the SHA-256 that the manifest says. Equal keys mean equal
 outputs, so of two runs of one stage the first to commit wins. Nodes of one cluster share the artifacts folder.
+
+The time of a folder (an output's, a kept checkpoint's, that of a stage's checkpoints) is when somebody last needed it;
+`output_cache.py` removes what has not been needed for longest.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,11 +28,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.schema import Outcome
+from orchestrator.schema import Outcome, Stage
 
 MANIFEST = "manifest.json"
 OUTCOME = "outcome.json"
 STEP = "step-"
+STATE, TRUNK = "state", "trunk.json"
 _CHUNK_BYTES = 1 << 20
 _STUDY_DIGITS = 8
 
@@ -64,6 +71,17 @@ class Artifacts:
         """What any stage may share."""
         return self.root / "cache"
 
+    def start_of(self, stage: Stage) -> Path | None:
+        """The checkpoint that a stage starts from which has none of its own: a kept one, or the one in the output of
+        the stage that it continues. That output and its parent's are in use now."""
+        for key in (stage.parent_key, stage.continues):
+            if key:
+                mark_used(self.stage(key))
+        if stage.warm_from:
+            mark_used(self.kept(stage.warm_from))
+            return self.kept(stage.warm_from)
+        return self.stage(stage.continues) / STATE if stage.continues else None
+
     def prepare(self, bundle_id: str, study_id: str, stage_key: str) -> None:
         """Make the folders of one launch; the incoming one is empty afterwards. Raises OSError."""
         self.discard(bundle_id)
@@ -79,16 +97,34 @@ class Artifacts:
     def keep(self, study_id: str, stage_key: str) -> tuple[str, int] | None:
         """Keep the newest checkpoint of a stage, on disk when the call returns: its name under `kept` and its step.
 
-        None if the stage has no checkpoint. The same checkpoint has the same name. Files are shared with the stage's
-        own folder by hard links, or copied where the file system has none. Raises OSError.
+        The last one in its output, if that holds it, where its own are gone. None if the stage has no checkpoint. The
+        same checkpoint has the same name. Files are shared with the stage's own folder by hard links, or copied where
+        the file system has none. Raises OSError.
         """
         folder = self.checkpoint(study_id, stage_key)
         while (step := _newest_step(folder)) is not None:
             study = hashlib.sha256(study_id.encode()).hexdigest()[:_STUDY_DIGITS]
             target = self.kept(f"{stage_key}-{step}-{study}")
             if target.exists() or self._link(folder, step, target):
+                mark_used(target)
                 return target.name, step
-        return None
+        return self._keep_state(stage_key)
+
+    def _keep_state(self, stage_key: str) -> tuple[str, int] | None:
+        try:
+            step = int(json.loads((self.stage(stage_key) / TRUNK).read_bytes())["steps"])
+        except FileNotFoundError:
+            return None
+        target = self.kept(f"{stage_key}-{step}-{STATE}")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+            shutil.copytree(self.stage(stage_key) / STATE, unfinished, copy_function=_link_or_copy, dirs_exist_ok=True)
+            _fsync_tree(unfinished)
+            unfinished.rename(target)
+            _fsync(target.parent)
+        mark_used(target)
+        return target.name, step
 
     def _link(self, folder: Path, step: int, target: Path) -> bool:
         """Whether checkpoint `step` of `folder` is at `target` now. False if the stage wrote a newer one meanwhile: it
@@ -140,7 +176,16 @@ class Artifacts:
                 shutil.rmtree(doomed)
                 continue
             _fsync(target.parent)
+            self._note_trunk(stage_key)
             return outcome
+
+    def _note_trunk(self, stage_key: str) -> None:
+        """So that whoever looks for an end of the trunk finds it by the trunk's key."""
+        with contextlib.suppress(FileNotFoundError):
+            said = (self.stage(stage_key) / TRUNK).read_text()
+            folder = self.root / "trunks" / _plain(json.loads(said)["trunk"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / stage_key).write_text(said)
 
     def verified(self, stage_key: str) -> Outcome | None:
         """The outcome of a committed output whose files are all as its manifest says; None if there is no such."""
@@ -155,8 +200,20 @@ class Artifacts:
             return None  # tolerated on purpose: an unreadable output is an absent one, and its stage is run again
 
     def available(self, stage_keys: Iterable[str]) -> set[str]:
-        """Those of `stage_keys` whose output verifies. Reads every byte of them."""
-        return {key for key in stage_keys if self.verified(key) is not None}
+        """Those of `stage_keys` whose output verifies, which counts as use. Reads every byte of them."""
+        available = set()
+        for key in stage_keys:
+            # First, so that it is not removed between the look and the use.
+            mark_used(self.stage(key))
+            if self.verified(key) is not None:
+                available.add(key)
+        return available
+
+
+def mark_used(folder: Path) -> None:
+    """The folder was needed just now; one that isn't there, or can't be written to, is left alone."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ the timeout. Nothing happens in between, so a simulated day costs what its event
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cluster.script import Run, Script, Step
 from orchestrator.events import (
@@ -34,6 +34,9 @@ Arrival = tuple[float, Callable[[], Sequence[Event]]]
 # How many times longer than alone a launch takes beside the others on its devices.
 Slowdown = Callable[[Launch, Sequence[Launch]], float]
 
+# A launch of which only the duration is known makes so many reports, more or less, at most.
+_REPORTS = 24
+_NO_SERIES: Mapping[str, float] = {}
 _Happening = tuple[float, int, Run | None, Callable[[], list[Event]] | None]
 
 
@@ -52,13 +55,15 @@ class SimulatedCluster:
         slowdown: Slowdown | None = None,
         announce_starts: bool = True,
         keeps: Callable[[Stage], bool] = lambda stage: True,
+        report_every_s: float = 0.0,
     ) -> None:
         """`nodes`, or `devices` on nodes that have a core and as much memory for each. `script` says what a launch will
         do, or just how long its stage takes [s], asked once per launch. `startup_s`: from launch to start. `start_at`:
         what the clock shows first [seconds since the epoch]. `arrivals`: by time; each is taken from there no sooner
         than the one before it has happened. `slowdown`: see `Slowdown`; asked whenever who sits on the devices of a run
         changes. `announce_starts`: tell when a bundle has started. `keeps`: whose output and checkpoint stay once the
-        stage is completed."""
+        stage is completed. `report_every_s`: how often a launch of which only the duration is known says how far it has
+        come, by its pace alone [s]; 0 is never."""
         self._nodes_there_are = {node.node_id: node for node in (*nodes, *_nodes_of(devices))}
         self._script = script
         self._startup_s = startup_s
@@ -68,6 +73,7 @@ class SimulatedCluster:
         self._slowdown = slowdown
         self._announce_starts = announce_starts
         self._keeps = keeps
+        self._report_every_s = report_every_s
         self._order = itertools.count()
         self._agenda: list[_Happening] = []
         self._runs: dict[str, Run] = {}
@@ -119,7 +125,7 @@ class SimulatedCluster:
         """See `ports.Cluster`."""
         bundle_id, stage = launch.bundle_id, launch.stage
         told = self._script(launch)
-        script = told if isinstance(told, Script) else Script(duration_s=told)
+        script = told if isinstance(told, Script) else Script(duration_s=told, reports=self._reports(stage, told))
         first_step = self._checkpoints.get((launch.study_id, stage.key), stage.warm_step)
         started_at = self._now + self._startup_s
         run = Run(launch, script, first_step, started_at, script.duration_s / stage.budget_steps, started_at)
@@ -243,6 +249,14 @@ class SimulatedCluster:
                 plan.append((step, self._saving(run, step)))
         plan.append((last_step, lambda: self._finish(run)))
         return plan
+
+    def _reports(self, stage: Stage, duration_s: float) -> Mapping[int, Mapping[str, float]]:
+        """Reports of no series, so many steps apart that the time between them is right for a run that is alone."""
+        if not self._report_every_s or not math.isfinite(duration_s):
+            return {}
+        steps = self._report_every_s * stage.budget_steps / max(duration_s, 1e-9)
+        apart = max(1, round(steps), stage.budget_steps // _REPORTS)
+        return dict.fromkeys(range(0, stage.budget_steps + 1, apart), _NO_SERIES)
 
     def _reporting(self, run: Run, step: int) -> Callable[[], Event]:
         return lambda: StageReported(

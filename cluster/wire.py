@@ -2,8 +2,9 @@
 
 agent -> forkserver   spawn (one file descriptor rides along), kill
 forkserver -> agent   ready | failed, then spawned, exited
-agent -> worker       stop
-worker -> agent       started, reports, saved, measured, then one answer: completed | stopped | exceeded | raised
+agent -> worker       stop, of a bundle; to the program of a stack also join, with the assignment of a new member
+worker -> agent       of a bundle: started, reports, saved, measured, then one answer: completed | stopped | exceeded |
+                      raised; of the program of a stack as a whole: exceeded | raised without a bundle's id
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from cluster.memory import Excess
 from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
 
 Message = dict[str, Any]
@@ -59,6 +61,12 @@ def outcome_to_wire(outcome: Outcome) -> Message:
 def outcome_from_wire(message: Mapping[str, Any]) -> Outcome:
     """Raises TypeError for fields that `Outcome` lacks."""
     return Outcome(**message)
+
+
+def excess_from_wire(message: Mapping[str, Any]) -> Excess:
+    """Of an answer `exceeded`."""
+    used, limit = int(message["used_bytes"]), int(message["limit_bytes"])
+    return Excess(used_bytes=used, limit_bytes=limit, on_host=bool(message["on_host"]))
 
 
 def _plain(value: Any) -> Any:

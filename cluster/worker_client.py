@@ -1,6 +1,5 @@
 """The agent's end of the socket to one worker."""
 
-import contextlib
 import socket
 
 from cluster import wire
@@ -9,13 +8,15 @@ _END_S = 5.0
 
 
 class WorkerConnection:
-    """What a worker says, and the one thing that it can be asked. Never waits, except in `await_end`."""
+    """What a worker says, and what it is told. Never waits, except in `await_end`: what the socket doesn't take at once
+    is kept, and goes on by `flush`."""
 
     def __init__(self, connection: socket.socket) -> None:
         """Takes the socket over."""
         self._socket = connection
         self._socket.setblocking(False)
         self._buffer = wire.LineBuffer()
+        self._unsent = bytearray()
 
     def fileno(self) -> int:
         """For a selector."""
@@ -35,10 +36,25 @@ class WorkerConnection:
                 return messages, False
             messages += self._buffer.feed(data)
 
-    def request_stop(self) -> None:
-        """Ask the stage to end at its next step boundary; a worker that has just ended doesn't hear it."""
-        with contextlib.suppress(OSError):
-            self._socket.send(wire.encode({"kind": "stop"}))
+    def send(self, message: wire.Message) -> None:
+        """Tell the worker; one that has just ended doesn't hear it. Raises TypeError for what is no plain data."""
+        self._unsent += wire.encode(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send on what is left of earlier messages, as far as the socket takes it."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:  # nobody is there to hear it; `read` sees the end of the stream
+            self._unsent.clear()
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether `flush` has something to do once the socket takes more."""
+        return bool(self._unsent)
 
     def expect_end(self) -> None:
         """From now on `read` waits for the end of the stream, some seconds at most: the worker is being killed."""

@@ -37,7 +37,7 @@ from orchestrator.events import (
 )
 from orchestrator.ports import Cluster, ClusterUnavailable
 from orchestrator.schema import Device, DeviceKind, Outcome, Placement, Stage
-from tests.contracts import cluster_payloads
+from tests.contracts import cluster_payloads, fused_payloads
 
 PAYLOADS = (str(Path(cluster_payloads.__file__).parents[2]),)
 PATIENCE_S = 60.0
@@ -86,6 +86,8 @@ class Rig:
         devices: int = 1,
         memory_bytes: int = 0,
         warm: tuple[str, int] = ("", 0),
+        stack_id: str = "",
+        **config: object,
     ) -> Launch:
         number = next(self.numbers)
         key = key or f"key{number}"
@@ -98,10 +100,11 @@ class Rig:
                 key=key,
                 parent_key=parent_key,
                 entrypoint=f"{cluster_payloads.__name__}:{payload}",
-                config={"nested": {"lr": 1e-3}, "names": ["a"]},
+                config={"nested": {"lr": 1e-3}, "names": ["a"], **config},
                 budget_steps=cluster_payloads.POINTS,
                 warm_from=warm[0],
                 warm_step=warm[1],
+                fused_entrypoint=f"{fused_payloads.__name__}:run",
             ),
             trial_ids=("trial",),
             placement=Placement(
@@ -109,6 +112,7 @@ class Rig:
                 device_ids=tuple(d.device_id for d in chosen),
                 share=1.0,
                 memory_bytes=memory_bytes,
+                stack_id=stack_id,
             ),
             devices=chosen,
             attempt=0,
@@ -126,6 +130,10 @@ class Rig:
 
     def to_the_end(self, launch: Launch) -> list[Event]:
         return self.until(launch, *BUNDLE_ENDS)
+
+
+def first_report(events: list[Event]) -> StageReported:
+    return next(event for event in events if isinstance(event, StageReported))
 
 
 class ClusterContract:
@@ -348,6 +356,25 @@ class ProcessContract(ClusterContract):
         rig.cluster.stop(neighbour.bundle_id, "seen enough")
         assert isinstance(rig.to_the_end(neighbour)[-1], BundleStopped)
 
+    def test_members_of_a_stack_share_a_process_and_leave_it_one_by_one(self, rig):
+        stopped, done = (rig.launch("succeed", stack_id="stack", steps=steps) for steps in (0, 3))
+        assert isinstance(rig.to_the_end(done)[-1], StageCompleted)
+        assert rig.cluster.available_outputs([done.stage.key]) == {done.stage.key}
+        late = rig.launch("succeed", stack_id="stack", steps=2)
+        rig.to_the_end(late)
+        rig.cluster.stop(stopped.bundle_id, "pruned")
+        assert isinstance(rig.to_the_end(stopped)[-1], BundleStopped)
+        reports = [first_report(rig.until(launch, StageReported)) for launch in (stopped, done, late)]
+        assert len({report.metrics["pid"] for report in reports}) == 1
+
+    def test_a_killed_stack_loses_its_members_and_goes_on_with_the_next(self, rig):
+        launches = [rig.launch("succeed", stack_id="killed") for _ in range(2)]
+        pids = {int(first_report(rig.until(launch, StageReported)).metrics["pid"]) for launch in launches}
+        os.kill(pids.pop(), signal.SIGKILL)
+        assert not pids
+        assert all(isinstance(rig.to_the_end(launch)[-1], WorkerLost) for launch in launches)
+        assert isinstance(rig.to_the_end(rig.launch("succeed", stack_id="killed", steps=1))[-1], StageCompleted)
+
     def test_a_process_sits_on_its_device_in_a_session_of_its_own(self, rig):
         launch = rig.launch("write_place")
         rig.to_the_end(launch)
@@ -377,6 +404,10 @@ class TestLocalCluster(ClusterContract):
     @classmethod
     def make(cls, home: Path) -> Cluster:
         return LocalCluster(home=home, artifacts=home / "artifacts", devices=1)
+
+    def test_members_of_a_stack_run_one_after_another(self, rig):
+        for launch in [rig.launch("succeed", stack_id="stack") for _ in range(2)]:
+            assert rig.to_the_end(launch)[-1].outcome.metrics == {"eval/accuracy": 0.5}
 
     def test_a_gang_is_refused_with_what_would_do(self, tmp_path):
         rig = Rig(LocalCluster(home=tmp_path, artifacts=tmp_path, devices=0), Artifacts(tmp_path)).start()

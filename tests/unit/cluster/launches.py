@@ -1,11 +1,12 @@
 """Launches of the contract's payloads on a node's first device, and waiting for what becomes of them."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.events import BUNDLE_ENDS, Launch
 from orchestrator.schema import Placement, Stage
-from tests.contracts import cluster_payloads
+from tests.contracts import cluster_payloads, fused_payloads
 
 ROOT = str(Path(cluster_payloads.__file__).parents[2])
 
@@ -28,6 +29,14 @@ def make_launch(devices, payload="succeed", *, bundle_id="b", key="", config=Non
         devices=tuple(devices),
         attempt=0,
     )
+
+
+def make_member(device, bundle_id, *, program="run", stack_id="stack", memory_bytes=0, **config):
+    """A launch of a member of a stack whose program is one of `tests.contracts.fused_payloads`."""
+    launch = make_launch((device,), bundle_id=bundle_id, config=config)
+    stage = replace(launch.stage, fused_entrypoint=f"{fused_payloads.__name__}:{program}")
+    placement = replace(launch.placement, stack_id=stack_id, memory_bytes=memory_bytes)
+    return replace(launch, stage=stage, placement=placement)
 
 
 def wait_for(source, bundle_id, *kinds, patience_s=30.0):

@@ -27,7 +27,7 @@ from orchestrator.ports import ClusterUnavailable
 from tests.unit.cluster.launches import ROOT, make_launch, wait_for
 
 
-def make_config(home, preload=()):
+def make_config(home, preload=(), **options):
     return AgentConfig.of_node(
         "node",
         take_inventory(),
@@ -37,6 +37,7 @@ def make_config(home, preload=()):
         preload=preload,
         python_path=(ROOT,),
         memory_sample_s=0.05,
+        **options,
     )
 
 

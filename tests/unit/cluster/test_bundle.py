@@ -32,6 +32,11 @@ def make(ranks):
     return bundle
 
 
+def end_of(bundle, output=()):
+    (event,) = bundle.verdict(3.0, list(output))
+    return event
+
+
 def test_one_process_to_completion():
     bundle = make(1)
     assert bundle.message(0, STARTED) == [BundleStarted(at=1.0, bundle_id="b")]
@@ -39,10 +44,10 @@ def test_one_process_to_completion():
         StageReported(at=2.0, bundle_id="b", step=1, metrics={"loss": 0.5}, progress=0.25)
     ]
     assert bundle.message(0, COMPLETED) == []
-    assert bundle.verdict(4.0, []) is None
+    assert bundle.verdict(4.0, []) == []
     bundle.exited(0, 0, killed=False)
     outcome = Outcome(metrics={"loss": 0.1}, busy_s=2.0)
-    assert bundle.verdict(4.0, []) == StageCompleted(at=4.0, bundle_id="b", outcome=outcome)
+    assert bundle.verdict(4.0, []) == [StageCompleted(at=4.0, bundle_id="b", outcome=outcome)]
 
 
 def test_a_gang_has_started_once_all_have_and_reports_wait_for_that():
@@ -74,7 +79,7 @@ def test_a_loss_explains_what_the_peers_raise():
     assert bundle.doomed
     bundle.exited(0, 1, killed=False)
     bundle.exited(1, -9, killed=False)
-    assert bundle.verdict(3.0, ["last words"]) == WorkerLost(
+    assert end_of(bundle, ["last words"]) == WorkerLost(
         at=3.0, bundle_id="b", reason="rank 1 (pid 101) was killed by SIGKILL\nlast words"
     )
 
@@ -87,7 +92,7 @@ def test_the_first_to_raise_is_quoted_and_the_rest_were_killed_by_us():
     bundle.exited(0, 1, killed=False)
     assert [process.rank for process in bundle.running()] == [1]
     bundle.exited(1, -9, killed=True)
-    assert bundle.verdict(3.0, []) == StageRaised(at=3.0, bundle_id="b", error="cause")
+    assert end_of(bundle) == StageRaised(at=3.0, bundle_id="b", error="cause")
 
 
 def test_memory_is_the_reason_if_it_was_ended_for_it():
@@ -95,7 +100,7 @@ def test_memory_is_the_reason_if_it_was_ended_for_it():
     bundle.excess = Excess(used_bytes=3, limit_bytes=2, on_host=True)
     assert bundle.doomed
     bundle.exited(0, -9, killed=True)
-    assert bundle.verdict(3.0, []) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=3, limit_bytes=2, on_host=True)
+    assert end_of(bundle) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=3, limit_bytes=2, on_host=True)
 
 
 def test_memory_that_one_rank_was_refused_explains_what_its_peers_raise_and_die_of():
@@ -106,13 +111,13 @@ def test_memory_that_one_rank_was_refused_explains_what_its_peers_raise_and_die_
     bundle.exited(0, 1, killed=False)
     bundle.exited(1, 1, killed=False)
     bundle.exited(2, -6, killed=False)
-    assert bundle.verdict(3.0, []) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=9, limit_bytes=8)
+    assert end_of(bundle) == MemoryExceeded(at=3.0, bundle_id="b", used_bytes=9, limit_bytes=8)
 
 
 def test_an_exit_without_an_answer():
     bundle = make(1)
     bundle.exited(0, 3, killed=False)
-    assert bundle.verdict(3.0, []).reason == "rank 0 (pid 100) exited with status 3 without an answer"
+    assert end_of(bundle).reason == "rank 0 (pid 100) exited with status 3 without an answer"
 
 
 def test_stopped_by_its_own_answer_and_by_force():
@@ -120,25 +125,25 @@ def test_stopped_by_its_own_answer_and_by_force():
     bundle.stop_reason = "pruned"
     bundle.message(0, STOPPED)
     bundle.exited(0, 0, killed=False)
-    assert bundle.verdict(3.0, []) == BundleStopped(at=3.0, bundle_id="b", busy_s=1.5)
+    assert end_of(bundle) == BundleStopped(at=3.0, bundle_id="b", busy_s=1.5)
     bundle = make(1)
     bundle.stop_reason = "pruned"
     bundle.exited(0, -9, killed=True)
-    assert bundle.verdict(3.0, []) == BundleStopped(at=3.0, bundle_id="b", busy_s=0.0)
+    assert end_of(bundle) == BundleStopped(at=3.0, bundle_id="b", busy_s=0.0)
 
 
 def test_unfinished_although_nobody_asked():
     bundle = make(1)
     bundle.message(0, STOPPED)
     bundle.exited(0, 0, killed=False)
-    assert "finished=False" in bundle.verdict(3.0, []).error
+    assert "finished=False" in end_of(bundle).error
 
 
 def test_a_committed_output_counts_even_if_nobody_saw_the_exit():
     bundle = make(1)
     bundle.message(0, COMPLETED)
     bundle.vanished(0, "its forkserver died")
-    assert isinstance(bundle.verdict(3.0, []), StageCompleted)
+    assert isinstance(end_of(bundle), StageCompleted)
 
 
 def measured(memory_bytes, utilisation, at=2.0):

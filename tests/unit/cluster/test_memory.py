@@ -5,25 +5,32 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cluster.memory import MemoryWatch, oom_kills, private_memory_bytes, refused
-from orchestrator.schema import CUDA_CONTEXT_BYTES, Device, DeviceKind
-from tests.unit.cluster.launches import make_launch
+from cluster.memory import (
+    Excess,
+    Limit,
+    MemoryWatch,
+    limit_of,
+    oom_kills,
+    part_of,
+    private_memory_bytes,
+    refused,
+    total_bytes,
+)
+from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind, Placement
 
 MIB, GIB = 1 << 20, 1 << 30
 
 
-def limited(memory_bytes, kind=DeviceKind.CPU, host_memory_bytes=0):
-    device = Device(device_id="n/0", node_id="n", index=0, kind=kind, memory_bytes=GIB)
-    launch = make_launch((device,))
-    placement = replace(launch.placement, memory_bytes=memory_bytes, host_memory_bytes=host_memory_bytes)
-    return SimpleNamespace(launch=replace(launch, placement=placement))
+def limit(memory_bytes, kind=DeviceKind.CPU, host_memory_bytes=0, members=1):
+    placement = Placement(
+        stage_key="k", device_ids=("n/0",), share=1.0, memory_bytes=memory_bytes, host_memory_bytes=host_memory_bytes
+    )
+    return limit_of(kind, [placement] * members)
 
 
 PROGRAM = """
@@ -57,46 +64,68 @@ def test_pages_still_shared_with_the_forkserver_do_not_count():
 def test_a_process_over_its_limit_is_told_with_both_numbers():
     with forked(48 * MIB) as pid:
         watch = MemoryWatch(0.5)
-        assert watch.excess(limited(GIB).launch, [pid]) is None
-        excess = watch.excess(limited(40 * MIB).launch, [pid])
+        assert watch.excess("p", limit(GIB), [pid]) is None
+        excess = watch.excess("p", limit(40 * MIB), [pid])
     assert excess.used_bytes > excess.limit_bytes == 40 * MIB
     assert not excess.on_host
 
 
 def test_where_a_core_is_the_device_each_process_has_the_limit_to_itself():
     with forked(48 * MIB) as one, forked(48 * MIB) as other:
-        assert MemoryWatch(0.5).excess(limited(80 * MIB).launch, [one, other]) is None
+        assert MemoryWatch(0.5).excess("p", limit(80 * MIB), [one, other]) is None
 
 
 def test_on_a_gpu_the_processes_share_a_limit_on_the_host():
     with forked(48 * MIB) as one, forked(48 * MIB) as other:
-        excess = MemoryWatch(0.5).excess(limited(MIB, DeviceKind.CUDA, 80 * MIB).launch, [one, other])
+        excess = MemoryWatch(0.5).excess("p", limit(MIB, DeviceKind.CUDA, 80 * MIB), [one, other])
     assert excess.used_bytes > excess.limit_bytes == 80 * MIB
     assert excess.on_host
 
 
 def test_a_process_that_is_gone_or_not_there_yet_has_nothing():
     assert private_memory_bytes(2**22 + 1) == 0
-    assert MemoryWatch(0.5).excess(limited(1).launch, []) is None
+    assert MemoryWatch(0.5).excess("p", limit(1), []) is None
 
 
-def test_only_bundles_with_a_limit_are_looked_at_and_not_more_often_than_told():
+def test_programs_are_looked_at_not_more_often_than_told():
     watch = MemoryWatch(0.5)
-    running = [limited(MIB), limited(0), limited(MIB, DeviceKind.CUDA), limited(0, DeviceKind.CUDA, MIB)]
-    assert watch.due(running, 10.0) == [running[0], running[3]]
-    assert watch.due(running, 10.4) == []
-    assert watch.due(running, 10.5) == [running[0], running[3]]
+    assert [watch.due(now) for now in (10.0, 10.4, 10.5)] == [True, False, True]
+
+
+@pytest.mark.parametrize("unlimited", [limit(0), limit(MIB, DeviceKind.CUDA)])
+def test_a_program_without_a_limit_is_not_over_it(unlimited):
+    assert MemoryWatch(0.5).excess("p", unlimited, [os.getpid()]) is None
+
+
+def test_a_stack_may_take_what_its_members_may_take_together():
+    assert limit(MIB, members=3) == Limit(3 * MIB)
+    assert limit(MIB, DeviceKind.CUDA, GIB, members=3) == Limit(3 * GIB, on_host=True)
+
+
+def test_who_has_no_limit_makes_a_stack_that_has_none():
+    assert total_bytes([MIB, 0]) == 0
+
+
+def test_a_member_answers_for_its_part_of_what_was_too_much():
+    excess = Excess(used_bytes=900, limit_bytes=600, on_host=True)
+    assert part_of(excess, 200, [200, 400]) == Excess(used_bytes=300, limit_bytes=200, on_host=True)
+    assert part_of(excess, 400, [200, 400]) == Excess(used_bytes=600, limit_bytes=400, on_host=True)
+
+
+def test_all_answer_alike_where_nobody_has_a_limit():
+    excess = Excess(used_bytes=900, limit_bytes=0, on_host=False)
+    assert part_of(excess, 0, [0, 0, 0]) == Excess(used_bytes=300, limit_bytes=0, on_host=False)
 
 
 def killed_after(vmstat, own_bytes, limit_bytes, kills, status=-signal.SIGKILL):
     """What a bundle of that size was ended for, if the kernel has killed so many since it was sampled."""
     vmstat.write_text("pgfault 7\noom_kill 3\n")
-    watch, launch = MemoryWatch(0.5, vmstat), limited(limit_bytes).launch
+    watch = MemoryWatch(0.5, vmstat)
     with forked(own_bytes) as pid:
-        watch.due([limited(limit_bytes)], 1.0)
-        watch.excess(launch, [pid])
+        watch.due(1.0)
+        watch.excess("p", limit(limit_bytes), [pid])
     vmstat.write_text(f"pgfault 7\noom_kill {3 + kills}\n")
-    return watch.killed_for_it(launch, status)
+    return watch.killed_for_it("p", limit(limit_bytes), status)
 
 
 def test_the_kernels_kill_near_the_limit_is_for_memory(tmp_path):

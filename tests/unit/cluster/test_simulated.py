@@ -189,6 +189,19 @@ def test_a_script_may_be_just_a_duration():
     assert stage_ends(cluster, 130.0) == {"b": 120.0}
 
 
+def test_a_launch_of_known_duration_reports_every_so_often_if_asked_to():
+    cluster = make(20.0, report_every_s=6.0)
+    launch(cluster)
+    reports = [event for event in history(cluster, 130.0) if isinstance(event, StageReported)]
+    # A step takes 2 s: a report every three of the ten.
+    assert [(event.at, event.step, event.progress) for event in reports] == [
+        (100.0, 0, 0.0),
+        (106.0, 3, 0.3),
+        (112.0, 6, 0.6),
+        (118.0, 9, 0.9),
+    ]
+
+
 def test_who_shares_a_device_slows_down_from_then_on():
     cluster = make(20.0, slowdown=sharing)
     launch(cluster, "b1", "k1")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import wire, worker
+from cluster.agent_line import AgentLine, WorkerChannel
 from orchestrator.schema import CUDA_CONTEXT_BYTES, Assignment, DeviceKind, Outcome, Stage
 
 TOTAL_BYTES = 80 << 30
@@ -75,17 +76,21 @@ def messages(connection):
     return wire.LineBuffer().feed(connection.recv(1 << 16))
 
 
+def channel_over(connection, rank=0):
+    return WorkerChannel(AgentLine(connection), "b", rank)
+
+
 def test_reports_are_buffered_between_flushes(ends):
-    channel = worker.WorkerChannel(ends[1], rank=0)
+    channel = channel_over(ends[1])
     for step in range(3):
         channel.report(step, {"train/loss": 1.0}, 0.1)
-    channel.flush()
+    channel.saved(2)
     sent = messages(ends[0])
-    assert [[report["step"] for report in message["reports"]] for message in sent] == [[0], [1, 2]]
+    assert [[report["step"] for report in message["reports"]] for message in sent[:-1]] == [[0], [1, 2]]
 
 
 def test_a_checkpoint_is_told_at_once_behind_the_reports_before_it(ends):
-    channel = worker.WorkerChannel(ends[1], rank=0)
+    channel = channel_over(ends[1])
     channel.report(0, {"train/loss": 1.0}, 0.1)
     channel.report(1, {"train/loss": 1.0}, 0.2)
     channel.saved(1)
@@ -93,26 +98,25 @@ def test_a_checkpoint_is_told_at_once_behind_the_reports_before_it(ends):
 
 
 def test_only_rank_0_of_a_gang_reports(ends):
-    channel = worker.WorkerChannel(ends[1], rank=1)
+    channel = channel_over(ends[1], rank=1)
     channel.report(0, {"train/loss": 1.0}, 0.1)
     channel.saved(0)
-    channel.flush()
     ends[0].setblocking(False)
     with pytest.raises(BlockingIOError):
         ends[0].recv(1)
 
 
 def test_a_stop_is_heard_once_it_is_asked_for(ends):
-    channel = worker.WorkerChannel(ends[1], rank=0)
+    channel = channel_over(ends[1])
     assert not channel.stop_requested()
-    ends[0].sendall(wire.encode({"kind": "stop"}))
+    ends[0].sendall(wire.encode({"kind": "stop", "bundle_id": "b"}))
     assert channel.stop_requested()
     assert channel.stop_requested()
 
 
 def test_an_agent_that_is_gone_counts_as_a_stop(ends):
     ends[0].close()
-    assert worker.WorkerChannel(ends[1], rank=0).stop_requested()
+    assert channel_over(ends[1]).stop_requested()
 
 
 @pytest.mark.parametrize("entrypoint", ["no_colon", "module:", ":name"])
