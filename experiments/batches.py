@@ -3,11 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from experiments.tasks.tokenizer import CharTokenizer
+from experiments.parts import timed_as
+from experiments.tasks.tokenizer import BOS, EOS, PAD, CharTokenizer
+
+_PAD, _BOS, _EOS = _SPECIAL = "\0\1\2"
+"""Characters that no text has, for the tokens that no character has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +38,46 @@ class Answers:
     mask: Tensor
 
 
+@timed_as("data")
 def encode_prompts(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Prompts:
     """BOS and the text of each prompt, padded on the left to the longest."""
-    encoded = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
-    longest = max(map(len, encoded))
-    padding = [longest - len(ids) for ids in encoded]
-    tokens = torch.tensor([[tokenizer.pad_id] * pad + ids for pad, ids in zip(padding, encoded, strict=True)])
+    longest = max(map(len, texts))
+    padding = [longest - len(text) for text in texts]
+    tokens = _ids([(_BOS + text).rjust(longest + 1, _PAD) for text in texts], texts, tokenizer)
     return Prompts(tokens.to(device), torch.tensor(padding, device=device) if any(padding) else None)
 
 
+@timed_as("data")
 def encode_answers(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Answers:
     """The text of each answer and EOS, padded on the right to the longest."""
-    encoded = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
-    longest = max(map(len, encoded))
-    tokens = torch.tensor([ids + [tokenizer.pad_id] * (longest - len(ids)) for ids in encoded], device=device)
-    lengths = torch.tensor([len(ids) for ids in encoded], device=device)
+    longest = max(map(len, texts)) + 1
+    tokens = _ids([(text + _EOS).ljust(longest, _PAD) for text in texts], texts, tokenizer).to(device)
+    lengths = torch.tensor([len(text) + 1 for text in texts], device=device)
     return Answers(tokens, torch.arange(longest, device=device) < lengths[:, None])
+
+
+def _ids(rows: Sequence[str], texts: Sequence[str], tokenizer: CharTokenizer) -> Tensor:
+    """Token ids of `rows` of one length: `texts` with the characters that stand for special tokens.
+
+    One look-up for all of them: a list of lists would take longer than a small model's step. Raises ValueError, naming
+    the character, for texts that the vocabulary lacks.
+    """
+    added = sum(map(len, rows)) - sum(map(len, texts))
+    ids = _table()[torch.frombuffer(bytearray("".join(rows), "ascii", "replace"), dtype=torch.uint8).long()]
+    if int((ids < len(_SPECIAL)).sum()) != added or not all(map(str.isascii, texts)):
+        for text in texts:
+            tokenizer.encode(text)
+    return ids.view(len(rows), -1)
+
+
+@lru_cache(maxsize=1)
+def _table() -> Tensor:
+    """(128,): the token of each ASCII character, PAD where there is none."""
+    tokenizer, table = CharTokenizer(), torch.full((128,), PAD)
+    for token in range(len(_SPECIAL), tokenizer.vocab_size):
+        table[ord(tokenizer.decode([token]))] = token
+    table[[ord(character) for character in _SPECIAL]] = torch.tensor([PAD, BOS, EOS])
+    return table
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

@@ -5,35 +5,62 @@ the engine's state in DeepSpeed's layout (every ZeRO stage, every process of a g
 its random generators. A stage resumed from it on a CPU continues bit for bit.
 
 A warm stage, which has none of its own yet, starts from a kept checkpoint of another stage: weights, optimizer state,
-progress and generators are carried exactly, hyperparameters are its own.
+progress and generators are carried exactly, hyperparameters are its own. One that continues another stage's trunk
+starts from the last checkpoint in that one's output the same way, as if the two were one run.
 """
 
-import random
+import json
+import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from experiments.engine import Engine
-from experiments.models.decoder import save_decoder
+from experiments.generators import restore_all, state_of_all
+from experiments.models.decoder import Decoder, save_decoder
+from experiments.parts import timed_as
 
 PREFIX, _UNFINISHED, _ENGINE = "step-", "unfinished-", "engine"
+STATE, TRUNK = "state", "trunk.json"
+"""Of an output that a longer stage may continue: the last checkpoint, and what it is the end of."""
 
 Layout = dict[str, Any]
 """What a checkpoint depends on, by the names of the config: whoever differs in it can't go on from there."""
 
 
+class StageEngine(Protocol):
+    """What set-up, evaluation, checkpoints and output need: an `Engine`, or one member of a stack."""
+
+    learned: int
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def layout(self) -> Layout: ...
+    def decoder(self) -> Decoder: ...
+    def save(self, folder: Path, tag: str) -> None: ...
+    def load(self, folder: Path, tag: str) -> None: ...
+
+
+@timed_as("checkpoint")
 def save_checkpoint(
-    folder: Path, engine: Engine, layout: Layout, step: int, progress: dict[str, Any], sampler: torch.Generator
+    folder: Path, engine: StageEngine, layout: Layout, step: int, progress: dict[str, Any], sampler: torch.Generator
 ) -> None:
     """Writes `step-N` and removes older ones. Collective. `progress` is plain data."""
     unfinished = folder / f"{_UNFINISHED}{step}"
     unfinished.mkdir(parents=True, exist_ok=True)
     engine.save(unfinished, _ENGINE)
-    state = {"layout": layout, "progress": progress, "random": _random_state(sampler, engine.device)}
+    state = {
+        "layout": layout,
+        "progress": progress,
+        "random": {"sampler": sampler.get_state(), **state_of_all(engine.device)},
+    }
     torch.save(state, unfinished / f"process-{engine.rank}.pt")
     dist.barrier()
     if engine.rank == 0:
@@ -51,8 +78,9 @@ def has_checkpoint(folder: Path) -> bool:
     return any(folder.glob(f"{PREFIX}*"))
 
 
+@timed_as("checkpoint")
 def load_checkpoint(
-    folder: Path, warm: Path | None, engine: Engine, layout: Layout, sampler: torch.Generator
+    folder: Path, warm: Path | None, engine: StageEngine, layout: Layout, sampler: torch.Generator
 ) -> dict[str, Any] | None:
     """Restores engine and generators and returns the progress: of the newest checkpoint in `folder`; of `warm`, the
     contents of a kept one, where there is none yet; None where there is neither.
@@ -73,8 +101,32 @@ def load_checkpoint(
     state = torch.load(source / f"process-{engine.rank}.pt", weights_only=False)
     _require_layout(source, state["layout"], layout)
     engine.load(source, _ENGINE)
-    _restore_random_state(state["random"], sampler, engine.device)
+    sampler.set_state(state["random"]["sampler"])
+    restore_all(state["random"], engine.device)
     return state["progress"]
+
+
+def fits(source: Path, engine: StageEngine, layout: Layout) -> bool:
+    """Whether there is a checkpoint at `source` that a gang of this size and layout can go on from."""
+    if len(list(source.glob("process-*.pt"))) != engine.world_size:
+        return False
+    written = torch.load(source / f"process-{engine.rank}.pt", weights_only=False)["layout"]
+    return all(written.get(name) == value for name, value in layout.items())
+
+
+@timed_as("checkpoint")
+def leave_state(checkpoint: Path, output: Path, trunk: str, steps: int, processes: int) -> None:
+    """Puts a stage's last checkpoint into its output, as the end of a trunk after so many steps. Files are shared by
+    hard links, or copied where the file system has none."""
+    shutil.copytree(checkpoint, output / STATE, copy_function=_link_or_copy)
+    (output / TRUNK).write_text(json.dumps({"trunk": trunk, "steps": steps, "processes": processes}))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _require_layout(source: Path, written: Layout, mine: Layout) -> None:
@@ -85,29 +137,11 @@ def _require_layout(source: Path, written: Layout, mine: Layout) -> None:
             )
 
 
-def save_output(folder: Path, engine: Engine) -> None:
+@timed_as("checkpoint")
+def save_output(folder: Path, engine: StageEngine) -> None:
     """Writes the final weights and the model's shape into the stage's output folder, by process 0. Collective."""
     decoder = engine.decoder()
     if engine.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         save_decoder(decoder.state_dict(), decoder.config, decoder.vocab_size, folder)
     dist.barrier()
-
-
-def _random_state(sampler: torch.Generator, device: torch.device) -> dict[str, Any]:
-    return {
-        "sampler": sampler.get_state(),
-        "torch": torch.get_rng_state(),
-        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
-
-
-def _restore_random_state(state: dict[str, Any], sampler: torch.Generator, device: torch.device) -> None:
-    sampler.set_state(state["sampler"])
-    torch.set_rng_state(state["torch"])
-    if state["device"] is not None:
-        torch.cuda.set_rng_state(state["device"], device)
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])

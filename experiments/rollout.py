@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.batches import Prompts
-from experiments.models.decoder import KVCache
 from experiments.models.shared_prompt import group_layout
+from experiments.parts import timed_as
 from experiments.tasks.tokenizer import CharTokenizer
 
 
@@ -30,13 +30,20 @@ class Rollout:
     log_probs: Tensor
 
 
+class Cache(Protocol):
+    """Keys and values of the rows seen so far; a forward pass extends it."""
+
+    def select(self, batch: Tensor) -> None:
+        """Keeps the given batch entries (an index tensor) only."""
+
+
 class CachedModel(Protocol):
-    """A `Decoder`, or a stack of them."""
+    """A `Decoder`, a stack of them, or another model that is called alike."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Logits; see `Decoder.forward`."""
 
-    def new_cache(self) -> KVCache:
+    def new_cache(self) -> Cache:
         """An empty cache for this model."""
 
 
@@ -45,6 +52,7 @@ def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor
     return torch.rand(count, steps, generator=generator)
 
 
+@timed_as("decode")
 @torch.no_grad()
 def generate(
     model: CachedModel,

@@ -16,14 +16,14 @@ from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.evaluate import evaluate_members
 from experiments.fusion.grpo import GrpoTurn, References, grpo_step
-from experiments.fusion.key import require_one_key
 from experiments.fusion.optimizer import MemberOptimizer, Moments
 from experiments.fusion.sft import sft_step
-from experiments.fusion.values import StepValues
+from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.decoder import Decoder
 from experiments.rollout import sampling_noise
 from experiments.schedule import learning_rate
 from experiments.tasks import CharTokenizer, Task
+from orchestrator.schema.fusion_key import require_one_key
 from orchestrator.schema.training import GrpoConfig, SftConfig, StageConfig
 
 
@@ -86,21 +86,17 @@ class Bundle:
     def __init__(
         self,
         task: Task,
-        members: dict[str, tuple[Member, Decoder]],
+        config: StageConfig,
         device: torch.device,
         make_engine: Callable[[StackedDecoder, Sequence[MemberOptimizer]], StackEngine] = StackEngine,
     ) -> None:
-        """Each member comes with its initial decoder, which is also what its KL is measured from.
-
-        Raises ValueError for members that differ in more than numbers, naming the field.
-        """
-        configs = [member.config for member, _ in members.values()]
-        require_one_key(configs)
-        self._task, self._tokenizer = task, CharTokenizer()
-        stack = StackedDecoder.of([decoder for _, decoder in members.values()]).to(device)
-        self.engine = make_engine(stack, [optimizer_of(config) for config in configs])
-        self._seats = {name: self._seat(member, decoder) for name, (member, decoder) in members.items()}
-        self._references = self._gather_references()
+        """Empty; for members of the fusion key of `config`. Raises ValueError if that can't be fused."""
+        require_one_key([config])
+        self.task = task
+        self._config, self._tokenizer = config, CharTokenizer()
+        self.engine = make_engine(self._empty_stack().to(device), [])
+        self._seats: dict[str, _Seat] = {}
+        self._references: References | None = None
 
     @property
     def names(self) -> list[str]:
@@ -115,34 +111,38 @@ class Bundle:
         """Where in the stack a member is now."""
         return self.names.index(name)
 
-    def step(self) -> dict[str, StepValues]:
-        """One step of every member."""
+    def step(self, phase: Phase = any_time) -> dict[str, StepValues]:
+        """One step of every member; `phase` is entered around each phase of it."""
         seats = list(self._seats.values())
         lrs = [seat.member.learning_rate() for seat in seats]
         if isinstance(seats[0].member.config.algorithm, SftConfig):
-            examples = self._task.supervised
+            examples = self.task.supervised
             batches = [[examples[i] for i in seat.order[seat.member.next_items()]] for seat in seats]
-            values = sft_step(self.engine, batches, lrs, self._tokenizer)
+            values = sft_step(self.engine, batches, lrs, self._tokenizer, phase)
         else:
             turns = [self._turn(seat, lr) for seat, lr in zip(seats, lrs, strict=True)]
-            values = grpo_step(self.engine, turns, self._task, self._tokenizer, self._references)
+            values = grpo_step(self.engine, turns, self.task, self._tokenizer, self._references, phase)
         return dict(zip(self.names, values, strict=True))
 
     def evaluate(self, names: Sequence[str], split: str, batch_size: int) -> dict[str, Evaluation]:
         """Greedy accuracy of some members on a split of the task (`dev`, `test`)."""
         places = [self.place(name) for name in names]
-        problems = getattr(self._task, split)
-        results = evaluate_members(self.engine.stack, self._task, problems, self._tokenizer, batch_size, places)
+        problems = getattr(self.task, split)
+        results = evaluate_members(self.engine.stack, self.task, problems, self._tokenizer, batch_size, places)
         return dict(zip(names, results, strict=True))
 
     def take_out(self, name: str) -> Departed:
-        """Removes a member and compacts the stack. The last one cannot leave: read it and drop the bundle."""
+        """Removes a member and compacts the stack; says what it leaves with."""
         departed = self.state(name)
-        place = self.place(name)
-        self.engine.keep([index for index in range(self.engine.members) if index != place])
-        del self._seats[name]
-        self._references = self._gather_references()
+        self.drop([name])
         return departed
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Removes members and compacts the stack."""
+        self.engine.keep([place for place, name in enumerate(self._seats) if name not in names])
+        for name in names:
+            del self._seats[name]
+        self._references = self._gather_references()
 
     def state(self, name: str) -> Departed:
         """Copies of what a member has."""
@@ -159,34 +159,41 @@ class Bundle:
     ) -> None:
         """Adds a member at the end: from its `initial` decoder, or where it has trained, from `weights` and `moments`.
 
-        Raises ValueError for a name that is taken and for another fusion key.
+        A KL is measured from `initial`. Raises ValueError for a name that is taken, for another fusion key, naming the
+        field, and for weights of another shape.
         """
         if name in self._seats:
             raise ValueError(f"{name!r} is in the bundle already")
-        require_one_key([*(seat.member.config for seat in self._seats.values()), member.config])
+        require_one_key([self._config, member.config])
         self.engine.append(initial if weights is None else weights, optimizer_of(member.config), moments)
         self._seats[name] = self._seat(member, initial)
         self._references = self._gather_references()
 
     def _seat(self, member: Member, initial: Decoder) -> _Seat:
         algorithm = member.config.algorithm
-        data = self._task.supervised if isinstance(algorithm, SftConfig) else self._task.rl
+        data = self.task.supervised if isinstance(algorithm, SftConfig) else self.task.rl
         needed = isinstance(algorithm, GrpoConfig) and algorithm.kl_weight != 0.0
         return _Seat(member, DataOrder(len(data), member.config.seed), initial if needed else None)
 
     def _turn(self, seat: _Seat, lr: float) -> GrpoTurn:
         algorithm = cast(GrpoConfig, seat.member.config.algorithm)
         count = algorithm.prompts_per_step * algorithm.group_size
-        noise = sampling_noise(count, self._task.config.max_answer_tokens, seat.member.sampler)
-        problems = [self._task.rl[i] for i in seat.order[seat.member.next_items()]]
+        noise = sampling_noise(count, self.task.config.max_answer_tokens, seat.member.sampler)
+        problems = [self.task.rl[i] for i in seat.order[seat.member.next_items()]]
         return GrpoTurn(algorithm, problems, noise, lr)
 
     def _gather_references(self) -> References | None:
         placed = [(place, seat.initial) for place, seat in enumerate(self._seats.values()) if seat.initial is not None]
         if not placed:
             return None
-        stack = StackedDecoder.of([initial for _, initial in placed]).to(self.engine.device)
+        stack = self._stack_of([initial for _, initial in placed]).to(self.engine.device)
         return References(stack, [place for place, _ in placed])
+
+    def _empty_stack(self) -> StackedDecoder:
+        return StackedDecoder.empty(self._config.model, self._tokenizer.vocab_size)
+
+    def _stack_of(self, decoders: Sequence[Decoder]) -> StackedDecoder:
+        return StackedDecoder.of(decoders)
 
 
 def optimizer_of(config: StageConfig) -> MemberOptimizer:

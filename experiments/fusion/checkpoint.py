@@ -21,12 +21,16 @@ STATES_FILE = "mp_rank_00_model_states.pt"
 
 
 class MemberEngine:
-    """One member of a bundle, wherever in the stack it is."""
+    """One member of a bundle, wherever in the stack it is; it may be made before the member is put in.
+
+    `learned` is for whoever drives the bundle to count updates in, see `Engine`.
+    """
 
     rank, world_size = 0, 1
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         self._bundle, self._name = bundle, name
+        self.learned = 0
 
     @property
     def device(self) -> torch.device:
@@ -53,9 +57,11 @@ class MemberEngine:
         member = self._bundle.member(self._name)
         engine, place = self._bundle.engine, self._place
         optimizer = engine.optimizer_state(place, member.learning_rate())
-        steps = engine.moments(place).steps
+        steps = int(engine.optimizer.steps[place])
+        weights = engine.stack.layout.unpack(engine.stack.weights.detach()[place].cpu())
         states = {
-            "module": OrderedDict((name, weight.cpu()) for name, weight in self.decoder().state_dict().items()),
+            # Copies: what a view is saved with is the whole row.
+            "module": OrderedDict((name, weight.clone()) for name, weight in weights.items()),
             "optimizer": optimizer,
             "lr_scheduler": None,
             "skipped_steps": 0,

@@ -42,6 +42,11 @@ class StackedDecoder(nn.Module):
         rows = pack_all(layout, [decoder.state_dict() for decoder in decoders])
         return cls(first.config, first.vocab_size, rows, compute_dtype)
 
+    @classmethod
+    def empty(cls, config: ModelConfig, vocab_size: int) -> "StackedDecoder":
+        """A stack that waits for its first member, on the CPU."""
+        return cls(config, vocab_size, torch.empty(0, StackLayout.of(config, vocab_size).row_size))
+
     @property
     def members(self) -> int:
         """How many members the stack has."""

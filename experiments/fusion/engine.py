@@ -1,7 +1,8 @@
 """A stack in training: the interface of `experiments.engine.Engine`, for many members at once.
 
-`StackEngine` is torch alone. `experiments.engine.deepspeed_stack` gives the same under one DeepSpeed engine. Members
-come and go between steps; a member's place is its index in the stack, and places behind one that left move up.
+`StackEngine` is torch alone. `experiments.engine.DeepSpeedStack` gives the same under one DeepSpeed engine. Members
+come and go between steps; a member's place is its index in the stack, and places behind one that left move up. A stack
+may be empty for a while.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.optimizer import MemberOptimizer, Moments, StackedAdamW, solo_state
 from experiments.models.decoder import Decoder
+from experiments.parts import timed_as
 
 
 class StackEngine:
@@ -38,10 +40,12 @@ class StackEngine:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.stack(*args, **kwargs)
 
+    @timed_as("backward")
     def backward(self, losses: Tensor) -> None:
         """Gradients of each member's own loss, (M,): no member's weights are in another's."""
         losses.sum().backward()
 
+    @timed_as("optimizer")
     def step(self, lrs: Sequence[float], active: Sequence[bool] | None = None) -> None:
         """Clips and updates each member at its own rate; a member that is not `active` keeps all that it has."""
         self.optimizer.prepare(lrs, active)
@@ -65,10 +69,8 @@ class StackEngine:
 
     @torch.no_grad()
     def keep(self, members: Sequence[int]) -> None:
-        """Keeps some members, in the given order, and compacts the stack. At least one has to stay."""
+        """Keeps some members, in the given order, and compacts the stack."""
         kept = list(members)
-        if not kept:
-            raise ValueError("a stack keeps one member at least; drop the engine when the last one leaves")
         self._set_rows(self.stack.weights.detach()[kept])
         self.optimizer.keep(kept)
         self._optimizers = [self._optimizers[index] for index in kept]
@@ -77,7 +79,12 @@ class StackEngine:
     def append(self, decoder: Decoder, optimizer: MemberOptimizer, moments: Moments | None = None) -> None:
         """Puts a member in at the end: fresh, or with the optimizer state it brings. Raises ValueError for another
         shape."""
-        row = self.stack.layout.pack(decoder.state_dict()).to(self.device)
+        self._append_row(self.stack.layout.pack(decoder.state_dict()), optimizer, moments)
+
+    @torch.no_grad()
+    def _append_row(self, row: Tensor, optimizer: MemberOptimizer, moments: Moments | None) -> None:
+        """row: (N,) of the stack's layout."""
+        row = row.to(self.device)
         self._set_rows(torch.cat((self.stack.weights.detach(), row[None])))
         self.optimizer.append(optimizer)
         self._optimizers.append(optimizer)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from experiments.batches import Prompts, encode_prompts
-from experiments.evaluate import Evaluation, wilson_interval
+from experiments.evaluate import Evaluation, judged, wilson_interval
 from experiments.fusion.decoder import StackedDecoder
+from experiments.parts import timed_as
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer, Problem, Task
 
 
+@timed_as("evaluate")
 def evaluate_members(
     stack: StackedDecoder,
     task: Task,
@@ -26,10 +28,9 @@ def evaluate_members(
         prompts = _repeated(encode_prompts([problem.prompt for problem in batch], tokenizer, stack.device), len(chosen))
         answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens, members=len(chosen))
         generated = answers.mask.view(len(chosen), -1).sum(dim=1).tolist()
-        texts = [tokenizer.decode(ids) for ids in answers.tokens.tolist()]
+        rewards = judged(task, list(batch) * len(chosen), answers.tokens, tokenizer)
         for member in range(len(chosen)):
-            mine = texts[member * len(batch) : (member + 1) * len(batch)]
-            right[member] += sum(task.reward(problem, text) for problem, text in zip(batch, mine, strict=True))
+            right[member] += sum(rewards[member * len(batch) : (member + 1) * len(batch)])
             tokens[member] += generated[member]
     count = len(problems)
     return [

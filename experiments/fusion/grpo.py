@@ -15,8 +15,9 @@ from experiments.batches import Prompts, encode_prompts
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, tempered_log_probs
-from experiments.fusion.values import StepValues
+from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.shared_prompt import completion_logits
+from experiments.parts import timed_as
 from experiments.rewards import completion_rewards
 from experiments.rollout import Rollout, generate
 from experiments.tasks import CharTokenizer, Problem, Task
@@ -85,38 +86,43 @@ def grpo_step(
     task: Task,
     tokenizer: CharTokenizer,
     references: References | None = None,
+    phase: Phase = any_time,
 ) -> list[StepValues]:
-    """Samples, judges and learns. `references` is needed where a member has a KL weight."""
+    """Samples, judges and learns. `references` is needed where a member has a KL weight. `phase` is entered around the
+    `rollout` and around what comes after it, to `learn`."""
     device, max_tokens = engine.device, task.config.max_answer_tokens
     knobs = GrpoKnobs.of([turn.algorithm for turn in turns], device)
     if references is None and any(turn.algorithm.kl_weight for turn in turns):
         raise ValueError("a member with a kl_weight needs its initial policy: pass `references`")
-    problems = [problem for turn in turns for problem in turn.problems]
-    prompts = encode_prompts([problem.prompt for problem in problems], tokenizer, device)
-    rollout = generate(
-        engine.stack,
-        prompts,
-        tokenizer,
-        max_tokens,
-        group_size=turns[0].algorithm.group_size,
-        temperature=1.0 if knobs.temperatures is None else knobs.temperatures,
-        noise=torch.cat([turn.noise for turn in turns]).to(device),
-        members=len(turns),
-    )
-    rewards = completion_rewards(task, problems, rollout, tokenizer).to(device)
-    experience = with_spread(prompts, rollout, rewards, knobs, len(turns))
+    with phase("rollout"):
+        problems = [problem for turn in turns for problem in turn.problems]
+        prompts = encode_prompts([problem.prompt for problem in problems], tokenizer, device)
+        rollout = generate(
+            engine.stack,
+            prompts,
+            tokenizer,
+            max_tokens,
+            group_size=turns[0].algorithm.group_size,
+            temperature=1.0 if knobs.temperatures is None else knobs.temperatures,
+            noise=torch.cat([turn.noise for turn in turns]).to(device),
+            members=len(turns),
+        )
+        rewards = completion_rewards(task, problems, rollout, tokenizer).to(device)
     updates: list[list[dict[str, float]]] = [[] for _ in turns]
-    if experience is not None:
-        reference = None if references is None else references.log_probs(experience, knobs.temperatures)
-        for _ in range(turns[0].algorithm.updates_per_rollout):
-            values = update(engine, experience, knobs, turns, max_tokens, reference)
-            for member, value in enumerate(values):
-                if experience.groups[member]:
-                    updates[member].append(value)
+    with phase("learn"):
+        experience = with_spread(prompts, rollout, rewards, knobs, len(turns))
+        if experience is not None:
+            reference = None if references is None else references.log_probs(experience, knobs.temperatures)
+            for _ in range(turns[0].algorithm.updates_per_rollout):
+                values = update(engine, experience, knobs, turns, max_tokens, reference)
+                for member, value in enumerate(values):
+                    if experience.groups[member]:
+                        updates[member].append(value)
     groups = [0] * len(turns) if experience is None else experience.groups
     return _values(turns, rollout, rewards, groups, updates)
 
 
+@timed_as("data")
 def with_spread(
     prompts: Prompts, rollout: Rollout, rewards: Tensor, knobs: GrpoKnobs, members: int
 ) -> Experience | None:

@@ -19,9 +19,11 @@ from experiments.losses import (
     k3_kl,
     token_log_probs,
 )
+from experiments.parts import timed_as
 from orchestrator.schema.training import AdvantageScale, Aggregation, GrpoConfig
 
 
+@timed_as("forward")
 def sft_losses(logits: Tensor, targets: Tensor, mask: Tensor, token_counts: Tensor) -> Tensor:
     """`sft_loss` of each member, (M,), in nats per answer token.
 
@@ -77,6 +79,7 @@ def advantages_of_members(rewards: Tensor, knobs: GrpoKnobs) -> Tensor:
     return torch.where(by_std, std, none)
 
 
+@timed_as("forward")
 def tempered_log_probs(logits: Tensor, targets: Tensor, temperatures: Tensor | None) -> Tensor:
     """`token_log_probs` (N, T) at each member's temperature (M,); None is 1 for all."""
     if temperatures is not None:
@@ -85,6 +88,7 @@ def tempered_log_probs(logits: Tensor, targets: Tensor, temperatures: Tensor | N
     return token_log_probs(logits, targets)
 
 
+@timed_as("forward")
 def grpo_losses(
     log_probs: Tensor,
     old_log_probs: Tensor,

@@ -1,6 +1,16 @@
 """What one step of a member has to say: the values that a solo stage records, under the same names."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+
+Phase = Callable[[str], AbstractContextManager[None]]
+"""What a step enters around each of its phases, by name: see `experiments.channel.Channel.phase`."""
+
+
+def any_time(name: str) -> AbstractContextManager[None]:
+    """The `Phase` of whoever takes turns with nobody."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

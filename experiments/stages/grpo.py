@@ -19,9 +19,10 @@ from experiments.gang import sum_over_processes
 from experiments.losses import group_advantages, grpo_loss, token_log_probs
 from experiments.models.decoder import Decoder
 from experiments.models.shared_prompt import completion_logits
+from experiments.parts import timed_as
 from experiments.rewards import completion_rewards
 from experiments.rollout import Rollout, generate, sampling_noise
-from experiments.stages.session import open_session
+from experiments.stages.session import Session, initial_decoder, open_session
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import GrpoConfig, stage_config
 
@@ -45,25 +46,30 @@ class Experience:
     sequence_count: int
 
 
+def is_done(session: Session) -> bool:
+    """Whether the stage ends at this step boundary."""
+    return session.progress.step >= session.config.algorithm.max_steps
+
+
 def run(assignment: Assignment, channel: Channel) -> Outcome:
     """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(GrpoConfig, stage_config(assignment.stage.config).algorithm)
     count, group = algorithm.prompts_per_step, algorithm.group_size
-    with open_session(assignment, channel, count) as session:
-        engine, progress, task, device = session.engine, session.progress, session.task, session.device
+    with open_session(assignment, channel, count) as (session, engine):
+        task, device = session.task, session.device
         order = DataOrder(len(task.rl), session.config.seed)
         mine = part(count, session.rank, session.world_size)
-        reference = session.initial_decoder().to(device) if algorithm.kl_weight else None
+        reference = initial_decoder(assignment, session.config).to(device) if algorithm.kl_weight else None
         max_tokens = task.config.max_answer_tokens
 
         while True:
             session.evaluate_if_due()
-            if progress.step >= algorithm.max_steps:
+            if is_done(session):
                 return session.finish()
             if session.stop_requested():
                 return session.pause()
 
-            with session.busy():
+            with session.phase("rollout"):
                 problems = [task.rl[i] for i in order[session.next_items()]][mine]
                 prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
                 noise = sampling_noise(count * group, max_tokens, session.sampler)
@@ -77,6 +83,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                     noise=noise[mine.start * group : mine.stop * group].to(device),
                 )
                 rewards = completion_rewards(task, problems, rollout, session.tokenizer).to(device)
+            with session.phase("learn"), engine.unparked(assignment.parks):
                 experience = with_spread(prompts, rollout, rewards, algorithm, reference)
                 lr = session.learning_rate()
                 for _ in range(algorithm.updates_per_rollout if experience.sequence_count else 0):
@@ -89,6 +96,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             session.complete_step(tokens=int(generated) + sum(len(problem.prompt) + 1 for problem in problems))
 
 
+@timed_as("data")
 def with_spread(
     prompts: Prompts, rollout: Rollout, rewards: Tensor, algorithm: GrpoConfig, reference: Decoder | None
 ) -> Experience:

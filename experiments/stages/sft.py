@@ -10,30 +10,36 @@ from experiments.batches import DataOrder, encode_answers, encode_prompts, micro
 from experiments.channel import Channel
 from experiments.losses import sft_loss
 from experiments.models.shared_prompt import completion_logits
-from experiments.stages.session import open_session
+from experiments.stages.session import Session, open_session
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import SftConfig, stage_config
+
+
+def is_done(session: Session) -> bool:
+    """Whether the stage ends at this step boundary, its evaluation having been made if it is due."""
+    algorithm, progress = cast(SftConfig, session.config.algorithm), session.progress
+    measured = session.knows_dev_accuracy and not session.just_warm
+    reached = measured and progress.dev_accuracy >= algorithm.stop_at_accuracy
+    return reached or progress.step >= algorithm.max_steps
 
 
 def run(assignment: Assignment, channel: Channel) -> Outcome:
     """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(SftConfig, stage_config(assignment.stage.config).algorithm)
-    with open_session(assignment, channel, algorithm.batch_size) as session:
-        engine, progress, tokenizer, device = session.engine, session.progress, session.tokenizer, session.device
+    with open_session(assignment, channel, algorithm.batch_size) as (session, engine):
+        tokenizer, device = session.tokenizer, session.device
         examples = session.task.supervised
         order = DataOrder(len(examples), session.config.seed)
         mine = part(algorithm.batch_size, session.rank, session.world_size)
 
         while True:
             session.evaluate_if_due()
-            measured = progress.dev_step == progress.step and not session.just_warm
-            reached = measured and progress.dev_accuracy >= algorithm.stop_at_accuracy
-            if reached or progress.step >= algorithm.max_steps:
+            if is_done(session):
                 return session.finish()
             if session.stop_requested():
                 return session.pause()
 
-            with session.busy():
+            with session.phase("learn"), engine.unparked(assignment.parks):
                 batch = [examples[i] for i in order[session.next_items()]]
                 token_count = sum(len(example.answer) + 1 for example in batch)  # of all processes
                 prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)

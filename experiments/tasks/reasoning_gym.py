@@ -11,12 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from experiments.tasks.task import Problem, TaskError, answer_format
 from experiments.tasks.tokenizer import CharTokenizer
 from orchestrator.schema.training import TaskConfig
 
+REMEMBERED = 100_000
+"""Scores that a verifier remembers: some 20 MB at most."""
 _RESERVED = ("seed", "size")
 _OPERATORS = frozenset({"+", "-", "*", "/", "%", "**", "//"})
 
@@ -64,25 +67,43 @@ def _obstacle(dataset: Any, answer: Any, prompt: str, entry: str) -> str | None:
 
 
 class ReasoningGymVerifier:
-    """The `score_answer` of the data set that the problem came from. Picklable; imports reasoning-gym when called."""
+    """The `score_answer` of the data set that the problem came from. Picklable; imports reasoning-gym when called.
+
+    It remembers its scores: a policy gives the same answers again and again, and so do many that are trained together.
+    """
 
     def __init__(self, config: TaskConfig) -> None:
         self._config = config
         self._dataset: Any = None
+        self._scores: dict[tuple[str, str], float] = {}
 
     def __call__(self, answer: str, problem: Problem) -> float:
         """Score of `answer` (plain format), 0 to 1. An answer that the data set's code chokes on scores 0."""
+        asked = answer, problem.entry
+        score = self._scores.get(asked)
+        if score is None:
+            if len(self._scores) >= REMEMBERED:
+                self._scores.clear()
+            score = self._scores[asked] = self._score(answer, problem)
+        return score
+
+    def _score(self, answer: str, problem: Problem) -> float:
         if self._dataset is None:
             self._dataset, _ = _build(self._config)
         try:
-            return float(self._dataset.score_answer(answer, json.loads(problem.entry)))
+            return float(self._dataset.score_answer(answer, _parsed(problem.entry)))
         except Exception:
             # Some verifiers parse the answer without guarding against text that is no answer at all, and a model
             # under training writes such text. That the verifier and the entry are sound was proved at generation.
             return 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_config": self._config, "_dataset": None}
+        return {"_config": self._config, "_dataset": None, "_scores": {}}
+
+
+@lru_cache(maxsize=512)  # a group's answers are judged one after the other; a verifier only reads its entry
+def _parsed(entry: str) -> Any:
+    return json.loads(entry)
 
 
 def _build(config: TaskConfig) -> tuple[Any, frozenset[str] | None]:

@@ -1,4 +1,7 @@
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments.batches import DataOrder, encode_answers, encode_prompts, micro_batches, part, seeded_generator
 from experiments.losses import sft_loss
@@ -59,3 +62,21 @@ def test_masked_positions_never_get_loss():
 def test_an_empty_micro_batch_is_marked():
     batches = micro_batches(1, 2, CPU)
     assert [(rows.tolist(), real) for rows, real in batches] == [([0], False), ([0], True)]
+
+
+@pytest.mark.parametrize("text", ["1\0", "\1+2", "a\2", "é=", "\t", "\x7f"])
+@pytest.mark.parametrize("encode", [encode_prompts, encode_answers])
+def test_a_character_that_the_vocabulary_lacks_is_refused_by_name(encode, text):
+    with pytest.raises(ValueError, match="the vocabulary has no"):
+        encode(["1+2=", text], CharTokenizer(), torch.device("cpu"))
+
+
+@given(texts=st.lists(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6), min_size=1))
+def test_rows_are_the_tokens_of_each_text(texts):
+    tokenizer, cpu = CharTokenizer(), torch.device("cpu")
+    prompts, answers = encode_prompts(texts, tokenizer, cpu), encode_answers(texts, tokenizer, cpu)
+    longest = max(map(len, texts))
+    for text, prompt, answer in zip(texts, prompts.tokens.tolist(), answers.tokens.tolist(), strict=True):
+        ids, pads = tokenizer.encode(text), [tokenizer.pad_id] * (longest - len(text))
+        assert prompt == [*pads, tokenizer.bos_id, *ids]
+        assert answer == [*ids, tokenizer.eos_id, *pads]

@@ -97,5 +97,5 @@ def test_a_gpu_that_nvml_does_not_know_is_of_unknown_utilisation(share: float, m
 
     monkeypatch.setattr(torch.cuda, "utilization", missing)
     meter = Meter(replace(ASSIGNMENT, share=share), torch.device("cuda", 0))
-    meter._sample()
-    assert meter._utilisation() is None
+    meter._sample(1)
+    assert meter._utilisation(1) is None

@@ -211,9 +211,9 @@ class FatalChannel(RecordingChannel):
 
 
 def _die_with_a_checkpoint_of_every_step(assignment, stop_at):
-    from experiments.stages import session
+    from experiments.stages import program
 
-    session.CHECKPOINT_LEAST_S = session.CHECKPOINT_COSTS = 0.0
+    program.CHECKPOINT_LEAST_S = program.CHECKPOINT_COSTS = 0.0
     return run_on(assignment, FatalChannel(stop_at))
 
 
@@ -243,9 +243,9 @@ class TimingChannel(RecordingChannel):
 
 
 def _train_with_slow_checkpoints(assignment, stop_at):
-    from experiments.stages import session
+    from experiments.stages import program, session
 
-    session.CHECKPOINT_LEAST_S, session.CHECKPOINT_COSTS = 0.0, COSTS
+    program.CHECKPOINT_LEAST_S, program.CHECKPOINT_COSTS = 0.0, COSTS
     save_checkpoint, complete_step = session.save_checkpoint, session.Session.complete_step
 
     def save_slowly(*arguments):

@@ -129,9 +129,11 @@ def said(value: StepValues) -> dict[str, float]:
 
 def bundle_of(folder: Path, datas: dict[str, dict[str, Any]], parent: Path | None) -> Bundle:
     """A bundle of fresh members."""
-    members = {name: (SoloProgress(stage_config(data)), initial(data, parent)) for name, data in datas.items()}
-    task = load_task(next(iter(members.values()))[0].config.task, folder / "cache")
-    return Bundle(task, members, CPU)
+    config = stage_config(next(iter(datas.values())))
+    bundle = Bundle(load_task(config.task, folder / "cache"), config, CPU)
+    for name, data in datas.items():
+        bundle.put_in(name, SoloProgress(stage_config(data)), initial(data, parent))
+    return bundle
 
 
 def initial(data: dict[str, Any], parent: Path | None) -> Decoder:

@@ -205,16 +205,22 @@ def test_a_name_is_taken_once(folder):
         bundle.put_in("0", SoloProgress(stage_config(datas["1"])), initial(datas["1"], None))
 
 
-def test_the_last_member_does_not_leave(folder):
-    bundle = bundle_of(folder, {"0": _datas(folder)["0"]}, None)
-    with pytest.raises(ValueError, match="keeps one member at least"):
-        bundle.take_out("0")
+@BOTH
+def test_a_stack_that_everybody_left_takes_new_members(folder, algorithm):
+    datas = _datas(folder, algorithm)
+    expected, bundle = _trained(folder, {"2": datas["2"]}, 6), _trained(folder, datas, 2)
+    bundle.drop(["0", "1", "2"])
+    assert (bundle.names, bundle.engine.members) == ([], 0)
+    bundle.put_in("2", SoloProgress(stage_config(datas["2"])), initial(datas["2"], None))
+    advance(bundle, FusedRun(), 6)
+    torch.testing.assert_close(_weights(bundle, "2"), _weights(expected, "2"), **WEIGHTS)
 
 
 def test_a_kl_weight_needs_references(folder):
     (data,) = (variant(folder / "even.jsonl", GRPO, 0, kl_weight=0.1),)
     task = load_task(stage_config(data).task, folder / "cache")
-    bundle = Bundle(task, {"0": (SoloProgress(stage_config(data)), initial(data, None))}, CPU)
+    bundle = Bundle(task, stage_config(data), CPU)
+    bundle.put_in("0", SoloProgress(stage_config(data)), initial(data, None))
     turn = GrpoTurn(stage_config(data).algorithm, task.rl[:4], torch.rand(16, 3), 1e-3)
     with pytest.raises(ValueError, match="kl_weight needs its initial policy"):
         grpo_step(bundle.engine, [turn], task, CharTokenizer())

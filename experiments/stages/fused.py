@@ -1,0 +1,184 @@
+"""Many stages of one fusion key as one program: members join and leave at step boundaries, the others train on.
+
+A member goes the way of its stage alone (`experiments.stages.sft`, `experiments.stages.grpo`): the same steps, reports,
+evaluations, checkpoints and outcome. What members do together is one pass: a step, an evaluation that several are due
+for. What can fail in one member only, its set-up, its checkpoints and its output, fails that member only.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.channel import Channel, Stack
+from experiments.engine import DeepSpeedStack, open_device
+from experiments.evaluate import Evaluation
+from experiments.fusion.bundle import Bundle, items_per_step
+from experiments.fusion.checkpoint import MemberEngine
+from experiments.fusion.values import StepValues
+from experiments.generators import OwnGenerators
+from experiments.parts import timed_as
+from experiments.stages import grpo, sft
+from experiments.stages.program import Program
+from experiments.stages.session import Session, initial_decoder
+from experiments.tasks import load_task
+from orchestrator.schema import Assignment, Outcome
+from orchestrator.schema.training import stage_config
+
+REFILL_S = 1.0
+"""An empty stack waits so long for new members [s]: whoever gives out seats hears of free ones at once, and to start
+another program takes about as long."""
+
+IS_DONE: Mapping[str, Callable[[Session], bool]] = {"sft": sft.is_done, "grpo": grpo.is_done}
+
+
+def run(stack: Stack) -> None:
+    """Trains whoever arrives, until nobody is left and nobody comes. Raises only what hits all members alike."""
+    members = _Members(stack)
+    while members.admit():
+        members.evaluate_due()
+        members.let_done_finish()
+        members.let_asked_pause()
+        members.step()
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    session: Session
+    generators: OwnGenerators
+
+
+class _Members:
+    """By the ids of their bundles, in the order of their arrival, and the stack that trains them."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._program = Program()
+        self._members: dict[str, _Member] = {}
+        self._device: torch.device | None = None
+        self._bundle: Bundle | None = None
+
+    def admit(self) -> bool:
+        """Takes in who has arrived; False once nobody is there and nobody came."""
+        arrivals = self._stack.arrivals(0.0 if self._members else REFILL_S)
+        for assignment, channel in arrivals:
+            self._device = self._device or open_device(assignment)
+            with self._failing_alone(assignment.bundle_id):
+                self._members[assignment.bundle_id] = self._set_up(assignment, channel, self._device)
+        return bool(self._members or arrivals)
+
+    def evaluate_due(self) -> None:
+        """What the members begin with, and the evaluations of this step."""
+        for session, result in self._evaluate([s for s in self._sessions() if s.start_is_due], "test"):
+            session.take_start(result)
+        self._take_dev([s for s in self._sessions() if s.dev_is_due])
+
+    def let_done_finish(self) -> None:
+        """Whoever is done leaves a checkpoint, is evaluated a last time, and hands in the output."""
+        for session in self._done():
+            with self._by_itself(session):
+                session.save()
+        done = self._done()  # without whom that has failed
+        self._take_dev([session for session in done if not session.knows_dev_accuracy])
+        for session, result in self._evaluate(done, "test"):
+            with self._by_itself(session):
+                self._end(session, session.conclude(result))
+
+    def let_asked_pause(self) -> None:
+        """Whoever is asked to stop leaves a checkpoint and goes; one of those who stay may be due for one."""
+        for session in self._sessions():
+            if session.channel.stop_requested():
+                with self._by_itself(session):
+                    self._end(session, session.pause())
+            elif session.checkpoint_is_due:
+                with self._by_itself(session):
+                    session.save()
+
+    def step(self) -> None:
+        """One step of all."""
+        if not self._members:
+            return
+        assert self._bundle is not None
+        values = self._bundle.step(self._sessions()[0].phase)  # the device is one, whoever of them asks
+        for session in self._sessions():
+            _count(session, values[session.assignment.bundle_id])
+
+    def _sessions(self) -> list[Session]:
+        return [member.session for member in self._members.values()]
+
+    def _done(self) -> list[Session]:
+        return [session for session in self._sessions() if IS_DONE[session.config.algorithm.name](session)]
+
+    def _set_up(self, assignment: Assignment, channel: Channel, device: torch.device) -> _Member:
+        name, config = assignment.bundle_id, stage_config(assignment.stage.config)
+        generators = OwnGenerators(config.seed, device)
+        with generators.in_use():
+            if self._bundle is None:
+                task = load_task(config.task, Path(assignment.cache_dir))
+                self._bundle = Bundle(task, config, device, DeepSpeedStack)
+            bundle = self._bundle
+            engine, count = MemberEngine(bundle, name), items_per_step(config)
+            session = Session(assignment, channel, config, bundle.task, engine, self._program, count)
+            bundle.put_in(name, session, initial_decoder(assignment, config))
+            session.restore()
+        return _Member(session, generators)
+
+    def _take_dev(self, sessions: Sequence[Session]) -> None:
+        for session, result in self._evaluate(sessions, "dev"):
+            session.take_dev(result)
+
+    def _evaluate(self, sessions: Sequence[Session], split: str) -> list[tuple[Session, Evaluation]]:
+        """All at once; only those with other batches go separately."""
+        if not sessions:
+            return []
+        assert self._bundle is not None
+        by_size: dict[int, list[str]] = {}
+        for session in sessions:
+            by_size.setdefault(session.config.evaluation.batch_size, []).append(session.assignment.bundle_id)
+        results: dict[str, Evaluation] = {}
+        with self._program.busy():
+            for size, names in by_size.items():
+                results |= self._bundle.evaluate(names, split, size)
+        return [(session, results[session.assignment.bundle_id]) for session in sessions]
+
+    def _end(self, session: Session, outcome: Outcome) -> None:
+        self._forget(session.assignment.bundle_id)
+        self._stack.ended(session.assignment.bundle_id, outcome)
+
+    def _forget(self, name: str) -> None:
+        """Takes a member out, however far its set-up came."""
+        self._members.pop(name, None)
+        self._program.leave(name)
+        if self._bundle is not None and name in self._bundle.names:
+            self._bundle.drop([name])
+
+    @contextmanager
+    def _by_itself(self, session: Session) -> Iterator[None]:
+        """Around what a member does that concerns no other: with its own generators, and at its own risk."""
+        name = session.assignment.bundle_id
+        with self._failing_alone(name), self._members[name].generators.in_use():
+            yield
+
+    @contextmanager
+    def _failing_alone(self, name: str) -> Iterator[None]:
+        """An error inside is this member's; only memory is everybody's."""
+        try:
+            yield
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            self._forget(name)
+            self._stack.failed(name, error)
+
+
+@timed_as("report")
+def _count(session: Session, values: StepValues) -> None:
+    """A step of a member, as its stage counts it."""
+    session.engine.learned += len(values.updates)
+    for update in values.updates:
+        session.record(update)
+    session.record(values.step)
+    session.record(values.averages, weight=values.problems)
+    session.complete_step(values.tokens)
