@@ -175,7 +175,8 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.d_model)
         self.head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
         self._rotation = RotaryTable(config)
-        self._draw_weights(generator)
+        if not self.embedding.weight.is_meta:
+            self._draw_weights(generator)
 
     def forward(
         self,

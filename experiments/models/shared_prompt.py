@@ -16,6 +16,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from experiments.parts import timed_as
+
 # Attention over one sequence of G completions costs up to G times that over G sequences. Up to this many completion
 # rows a group that is small next to the projections saved; beyond it the prompts are repeated.
 SHARED_ROWS_MAX = 512
@@ -83,6 +85,7 @@ def group_layout(prompts: Tensor, group_size: int, steps: int, padding: Tensor |
     return prompts, GroupLayout(prompts.shape[1], group_size, steps, padding, prompts.device)
 
 
+@timed_as("forward")
 def completion_logits(
     model: Callable[..., Tensor], prompts: Tensor, completions: Tensor, padding: Tensor | None = None
 ) -> Tensor:

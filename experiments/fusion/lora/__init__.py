@@ -1,0 +1,1 @@
+"""Fusion over one frozen base: see README.md."""

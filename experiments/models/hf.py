@@ -1,0 +1,177 @@
+"""Any causal language model of Hugging Face's transformers, called as this project calls a `Decoder`.
+
+transformers and peft are imported when a model is made: whoever trains a `Decoder` does not pay for them (3 s).
+
+Models are always in evaluation mode, in training too: dropout is off.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.models.adapter import Adapter, Site, peft_config, peft_weights
+
+
+def load_base(folder: Path, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The causal language model at `folder`, frozen.
+
+    Only `config.json` and safetensors are read: no network, no pickles, no code that comes with the model.
+
+    Raises:
+        FileNotFoundError: where there is no `config.json` or no safetensors.
+        ValueError: for a model whose code is its own, and for one without attention that takes a mask (`sdpa`).
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model.path={folder}: no config.json; give the folder of a saved Hugging Face model")
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"model.path={folder}: no *.safetensors; save it with `save_pretrained` first")
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.to(device or torch.device("cpu")).requires_grad_(False).eval()
+
+
+def find_sites(model: nn.Module, target_modules: Sequence[str]) -> tuple[Site, ...]:
+    """The linear layers whose name, or the end of it, is one of `target_modules`, as peft finds them.
+
+    Raises ValueError for a target that no layer has, and for one that is not a linear layer.
+    """
+    sites: list[Site] = []
+    unused = set(target_modules)
+    for name, module in model.named_modules():
+        matching = {target for target in target_modules if name == target or name.endswith(f".{target}")}
+        if not matching:
+            continue
+        unused -= matching
+        if type(module) is not nn.Linear:
+            raise ValueError(f"model.lora.target_modules: {name} is a {type(module).__name__}, not a linear layer")
+        sites.append(Site(name, module.in_features, module.out_features))
+    if unused or not sites:
+        linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if type(m) is nn.Linear})
+        raise ValueError(f"model.lora.target_modules={sorted(unused)}: no such layers; this model has {linear}")
+    return tuple(sites)
+
+
+class HfCache:
+    """Keys and values of the rows seen so far; see `experiments.models.decoder.KVCache`."""
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.held = DynamicCache()
+
+    def select(self, batch: Tensor) -> None:
+        """Keeps the given batch entries (an index tensor) only."""
+        self.held.batch_select_indices(batch)
+
+    @property
+    def rows(self) -> int:
+        """How many rows each batch entry has."""
+        return int(self.held.get_seq_length())
+
+
+class HfModel(nn.Module):
+    """Token ids in, next-token logits out; see `Decoder`, which is called in the same way.
+
+    `window` is how many rows attention can look back, None without a bound. The project's masks say all that a row may
+    see and know no window, so longer sequences are refused.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.window = _window(model.config)
+
+    def train(self, mode: bool = True) -> "HfModel":
+        """Stays in evaluation mode whatever `mode` is."""
+        return super().train(False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: HfCache | None = None,
+        logits_from: int = 0,
+    ) -> Tensor:
+        """Logits (batch, rows - logits_from, vocab) for `tokens` (batch, rows); see `Decoder.forward`."""
+        rows = tokens.shape[1]
+        visible = rows + (0 if cache is None else cache.rows)
+        if self.window is not None and visible > self.window:
+            raise ValueError(f"{visible} rows, but this model's attention has a window of {self.window}")
+        out = self.model(
+            input_ids=tokens,
+            position_ids=positions if positions.dim() == 2 else positions[None],
+            attention_mask=mask if mask is None or mask.dim() == 4 else mask[None, None],
+            cache=None if cache is None else cache.held,
+            use_cache=cache is not None,
+            logits_to_keep=rows - logits_from,
+        )
+        return out.logits
+
+    def new_cache(self) -> HfCache:
+        """An empty cache for this model."""
+        return HfCache()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+
+class LoraModel(HfModel):
+    """One model with one adapter, by peft: what trains alone. Only the adapter has gradients."""
+
+    def __init__(self, base: nn.Module, adapter: Adapter) -> None:
+        """Takes `base` over: peft puts its layers into it."""
+        import peft
+
+        with warnings.catch_warnings():  # peft asks transformers for a name that has changed
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            peft_model = peft.get_peft_model(base, peft_config(adapter))
+        peft.set_peft_model_state_dict(peft_model, peft_weights(adapter))
+        super().__init__(peft_model.get_base_model())
+        self._adapter = adapter
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by the names of `Adapter.weights`, in the order of an optimizer over them."""
+        return {
+            name.replace(".default.", "."): weight
+            for name, weight in self.model.named_parameters()
+            if weight.requires_grad
+        }
+
+    def adapter(self) -> Adapter:
+        """The adapter as it is now, a copy."""
+        weights = {name: weight.detach().clone() for name, weight in self.trained().items()}
+        return Adapter(self._adapter.rank, self._adapter.alpha, self._adapter.target_modules, weights)
+
+
+def _window(config: Any) -> int | None:
+    """The narrowest window of the model's layers. Raises ValueError where a layer is something else than attention."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if odd := kinds - {"full_attention", "sliding_attention"}:
+        raise ValueError(
+            f"layers of {sorted(odd)} can't be told which rows to look at; use a model with attention only"
+        )
+    narrow = "sliding_attention" in kinds if kinds else True
+    return getattr(text, "sliding_window", None) if narrow else None
