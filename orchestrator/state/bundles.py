@@ -1,5 +1,6 @@
 """Bundles come and go: what happens on devices."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.events import (
@@ -19,9 +20,10 @@ from orchestrator.events import (
     StageReported,
     StageSaved,
 )
-from orchestrator.schema import Allocation, StageState, TrialState
+from orchestrator.schema import Allocation, StageState, Trial, TrialState
 from orchestrator.state import demands, neighbours
 from orchestrator.state.core import MachineCore
+from orchestrator.state.evaluations import judged, with_evaluation, without_folds
 from orchestrator.state.memory_raises import raise_memory, refusal
 from orchestrator.state.records import Bundle, past_stage
 
@@ -52,7 +54,8 @@ def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
             device_ids=placement.device_ids,
             share=placement.share,
             opened_at=event.at,
-            memory_bytes=placement.memory_bytes,
+            memory_bytes=placement.memory_bytes + placement.away_bytes,
+            stack_id=placement.stack_id,
             **demands.estimates(core, record),
         )
         core.run(record, launch, allocation)
@@ -69,23 +72,51 @@ def report(core: MachineCore, bundle: Bundle, event: StageReported) -> list[Inst
     bundle.progress = max(bundle.progress, min(1.0, event.progress))
     core.observe(bundle, record, event.at)
     neighbours.report(core, bundle, event.progress, event.at)
+    pace(core, bundle, event)
     if not record.waiters:
         return []
     leader = core.trials[record.waiters[0]]
-    # A stage that is not the variant's last has a step axis of its own, so its series get its name.
-    final = leader.variant.stages[-1].key == record.stage.key
-    named = event.metrics if final else {f"{record.stage.name}/{k}": v for k, v in event.metrics.items()}
-    # A run that was lost after its last checkpoint goes over the same steps again: they count, and show, once.
-    new = {k: v for k, v in named.items() if event.step > leader.latest.get(k, (-1.0,))[0]}
-    latest = {**leader.latest, **{k: (float(event.step), v) for k, v in new.items()}}
-    leader = replace(leader, progress=bundle.progress, latest=latest)
-    instructions: list[Instruction] = [core.set(leader, event.at, track=False)]
+    # A stage that is not the variant's last, nor on its trunk, has a step axis of its own: its series get its name.
+    final = leader.variant.is_about(record.stage)
+    series = without_folds(event)
+    named = series if final else {f"{record.stage.name}/{k}": v for k, v in series.items()}
+    if final and judged(core.studies[leader.study_id]):
+        leader = replace(leader, evaluations=with_evaluation(leader, bundle, len(record.waiters), event))
+    instructions = _show(core, replace(leader, progress=bundle.progress), named, event)
+    # A trunk is a part of the way of each that waits for it, and the whole way of some.
+    for trial_id in record.waiters[1:] if record.stage.trunk and final else ():
+        instructions += _show(core, core.trials[trial_id], series, event)
+    return instructions
+
+
+def _show(core: MachineCore, trial: Trial, named: Mapping[str, float], event: StageReported) -> list[Instruction]:
+    """Points of a trial's series. A run that was lost after its last checkpoint goes over the same steps again: they
+    count, and show, once."""
+    new = {k: v for k, v in named.items() if event.step > trial.latest.get(k, (-1.0,))[0]}
+    latest = {**trial.latest, **{k: (float(event.step), v) for k, v in new.items()}}
+    instructions: list[Instruction] = [core.set(replace(trial, latest=latest), event.at, track=False)]
     if new:
-        point = RecordPoint(
-            study_id=leader.study_id, trial_id=leader.trial_id, step=event.step, metrics=new, at=event.at
-        )
+        point = RecordPoint(study_id=trial.study_id, trial_id=trial.trial_id, step=event.step, metrics=new, at=event.at)
         instructions.append(point)
     return instructions
+
+
+def pace(core: MachineCore, bundle: Bundle, event: StageReported) -> None:
+    """How fast stages of one fusion key go on, together in a stack or alone on a device."""
+    placement, fusion_key = bundle.launch.placement, bundle.request.fusion_key
+    if not fusion_key:
+        return
+    stack = core.stacks.of(placement)
+    since, width = (bundle.allocation.opened_at, 1) if stack is None else (stack.changed_at, len(stack.members))
+    if stack is None and not core.room.is_alone(placement):
+        bundle.paced_from = None
+        return
+    if bundle.paced_from is not None and bundle.paced_from[1] >= since:
+        step, at = bundle.paced_from
+        if event.step == step:  # an evaluation, say: its time counts towards the steps that follow
+            return
+        core.widths.observe(fusion_key, width, event.step - step, event.at - at)
+    bundle.paced_from = event.step, event.at
 
 
 def saved(core: MachineCore, bundle: Bundle, event: StageSaved) -> list[Instruction]:
@@ -105,6 +136,12 @@ def measured(core: MachineCore, bundle: Bundle, event: StageMeasured) -> list[In
 def exceeded(core: MachineCore, bundle: Bundle, event: MemoryExceeded) -> list[Instruction]:
     """It took more than it was given: it gets more, as long as there is more and it was not raised too often. Whoever
     leaves anyway leaves."""
+    if (stack := core.stacks.of(bundle.launch.placement)) is not None:
+        core.widths.exceeded(bundle.request.fusion_key, stack.widest)
+        record = core.stages[bundle.launch.stage.key]
+        record.progress = max(record.progress, bundle.saved_progress)
+        why = f"its stack of {stack.widest} took more memory than it was given: it waits for a narrower one"
+        return core.close(bundle, event.at) + core.requeue(record, event.at, why)
     if not event.on_host:
         # On a closed line a peak beyond what was given says that it was ended for it.
         peak = max(bundle.allocation.peak_memory_bytes, event.used_bytes)

@@ -14,8 +14,10 @@ from orchestrator.events import (
     RecordTrial,
     Stop,
 )
+from orchestrator.fusion import Stacks, Widths, fusion_digest
 from orchestrator.history import Durations, MemoryUse, Utilisation
 from orchestrator.interference import Interference
+from orchestrator.phases import Antiphase
 from orchestrator.schema import Allocation, Demand, Request, StageState, Study, Tenant, Trial, TrialState
 from orchestrator.sharing.changes import held_by
 from orchestrator.sharing.usage import DecayedUsage
@@ -34,7 +36,8 @@ class MachineCore:
     max_attempts: how often a stage may be lost with its worker before its trials fail. max_memory_raises: how often it
     may be given more memory before they do. tenants: those that have a claim or a limit; others count as tenants of
     weight 1 without either. half_life_s: of what tenants have used. whole_devices: the packing gives no shares, so
-    whatever is asked for holds its devices whole.
+    whatever is asked for holds its devices whole. fuses: stages of one fusion key may run in one stack. antiphase: those
+    that share a device take turns in what they do.
 
     `priorities` counts the bundles by the priority of what they run for.
     """
@@ -47,7 +50,11 @@ class MachineCore:
         half_life_s: float = 86_400.0,
         whole_devices: bool = False,
         max_memory_raises: int = 3,
+        fuses: bool = False,
+        antiphase: bool = False,
     ) -> None:
+        self.fuses = fuses
+        self.antiphase = Antiphase() if antiphase and not whole_devices else None
         self.max_attempts = max_attempts
         self.max_memory_raises = max_memory_raises
         self.whole_devices = whole_devices
@@ -65,6 +72,8 @@ class MachineCore:
         self.utilisation = Utilisation()
         self.arrivals = Arrivals()
         self.interference = Interference()
+        self.stacks = Stacks()
+        self.widths = Widths()
         self.usage = DecayedUsage(half_life_s)
         self.leaving: dict[str, tuple[TrialState, str]] = {}
         self.counts: dict[str, Counter[TrialState]] = {}
@@ -87,17 +96,37 @@ class MachineCore:
         """What the stage asks for, in the name of the trial that would lead it."""
         leader = self.trials[record.waiters[0]]
         study = self.studies[leader.study_id]
+        demand = self._asked(record)
         return Request(
             stage_key=record.stage.key,
             study_id=leader.study_id,
             trial_ids=tuple(record.waiters),
-            demand=record.demand,
+            demand=demand,
             queued_at=record.queued_at,
             tenant=study.tenant,
             priority=study.priority,
             expected_s=self.durations.expected_s(record.stage, 1.0 - record.progress),
             preemptions=leader.preemptions,
+            fusion_key="" if demand.away_bytes else self._fusion_key(record),
         )
+
+    def _asked(self, record: StageRecord) -> Demand:
+        """What the stage's next program asks for: one that parks asks for less than the stage needs."""
+        if self.antiphase is None:
+            return record.demand
+        demand = self.antiphase.parking(record.demand, self.room.common_memory_bytes(record.demand.models))
+        if self.antiphase.know(demand):
+            neighbours.bar(self)
+        return demand
+
+    def _fusion_key(self, record: StageRecord) -> str:
+        """Of a stage that may run in a stack. One that was lost with its worker runs alone: the fault may have been its
+        own, and nobody else shall suffer from it again."""
+        if not self.fuses or record.lost or record.demand.devices != 1:
+            return ""
+        if record.fusion_key is None:
+            record.fusion_key = fusion_digest(record.stage)
+        return record.fusion_key
 
     def run(self, record: StageRecord, launch: Launch, allocation: Allocation) -> None:
         """The stage runs: it leaves the queue, and its bundle sits on its devices."""
@@ -108,9 +137,10 @@ class MachineCore:
         self.bundles[launch.bundle_id] = bundle
         self.ledger.open(bundle)
         self.priorities[request.priority] += 1
-        self.room.take(launch.bundle_id, launch.placement, record.demand.kind)
-        neighbours.sit(self, bundle, record.demand.kind)
-        held = held_by(allocation, record.demand)
+        self.room.take(launch.bundle_id, launch.placement, request.demand.kind)
+        neighbours.sit(self, bundle, request.demand.kind)
+        self.stacks.join(launch.bundle_id, launch.placement, request, allocation.opened_at)
+        held = held_by(launch.placement, record.demand)
         self.usage.open(launch.bundle_id, request.tenant, held, allocation.opened_at)
 
     def observe(self, bundle: Bundle, record: StageRecord, at: float) -> None:
@@ -149,6 +179,9 @@ class MachineCore:
 
     def nodes_changed(self) -> None:
         """Nodes have come or gone: what waits may ask for more, or for less, of the largest of those that are there."""
+        if self.antiphase is not None:  # who parks does so because of what the devices have
+            for record in self.queue.records():
+                record.request = None
         largest = self.room.largest()
         if largest != self._largest:
             self._largest = largest
@@ -194,7 +227,9 @@ class MachineCore:
         part = line.device_seconds(at) / len(line.trial_ids)
         instructions: list[Instruction] = [RecordAllocation(allocation=line)]
         for trial_id in line.trial_ids:
-            charged = replace(self.trials[trial_id], gpu_seconds=self.trials[trial_id].gpu_seconds + part)
+            trial = self.trials[trial_id]
+            of_stage = trial.stage_gpu_seconds + part
+            charged = replace(trial, gpu_seconds=trial.gpu_seconds + part, stage_gpu_seconds=of_stage)
             instructions.append(self.set(charged, at, track=False))
         return instructions
 
@@ -207,6 +242,7 @@ class MachineCore:
         if not self.priorities[bundle.request.priority]:
             del self.priorities[bundle.request.priority]
         self.room.give_back(bundle_id)
+        self.stacks.leave(bundle_id, bundle.launch.placement, at)
         self.interference.leave(bundle_id)
         self.usage.close(bundle_id, at)
         for history in (self.durations, self.memory, self.utilisation):

@@ -64,7 +64,13 @@ def complete(core: MachineCore, bundle: Bundle, peak_memory_bytes: int) -> None:
 
 
 def learn(core: MachineCore, bundle: Bundle, memory_bytes: int, host_memory_bytes: int, whole: bool = False) -> None:
-    """Have those that wait ask for what a run of their shape was seen to take; `whole`: it was seen to its end."""
+    """Have those that wait ask for what a run of their shape was seen to take; `whole`: it was seen to its end. What a
+    member of a stack takes says something of stacks, and nothing of a run alone."""
+    if (stack := core.stacks.of(bundle.launch.placement)) is not None:
+        if not whole:
+            members = len(stack.members)
+            core.widths.observe_memory(stack.fusion_key, members, members * memory_bytes)
+        return
     stage, devices = bundle.launch.stage, len(bundle.allocation.device_ids)
     if core.memory.observe(bundle.allocation.bundle_id, stage, devices, memory_bytes, host_memory_bytes, whole):
         correct_all(core, bundle)

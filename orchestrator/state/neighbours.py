@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.events import PreemptionDecided
 from orchestrator.interference import Seat, undone
+from orchestrator.phases import merged
 from orchestrator.schema import Demand, Resident
 from orchestrator.state.records import Bundle
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def sit(core: "MachineCore", bundle: Bundle, kind: str) -> None:
-    """A bundle has sat down. Work of no kind teaches nothing and is nobody's neighbour."""
+    """A bundle has sat down. Work of no kind teaches nothing and is nobody's neighbour, and the members of a stack are
+    one program: how they go together is `fusion.Widths`'s."""
     placement = bundle.launch.placement
-    if kind and placement.device_ids:
+    if kind and placement.device_ids and not placement.stack_id:
         at = bundle.allocation.opened_at
         seat = Seat(kind=kind, share=placement.share, device_ids=placement.device_ids, since=at)
         core.interference.sit(bundle.launch.bundle_id, seat)
@@ -26,12 +28,20 @@ def sit(core: "MachineCore", bundle: Bundle, kind: str) -> None:
 def report(core: "MachineCore", bundle: Bundle, progress: float, at: float) -> None:
     """A bundle has come so far (0 to 1). Stages of one shape on one device model are compared."""
     launch, interference = bundle.launch, core.interference
-    if not bundle.request.demand.kind or not launch.devices:
+    if not bundle.request.demand.kind or not launch.devices or launch.placement.stack_id:
         return
     unit = core.memory.shape(launch.stage, len(launch.devices)), launch.devices[0].model
     interference.report(launch.bundle_id, unit, progress * launch.stage.budget_steps, at)
-    if interference.due(at) and interference.judge(_caps(core), at):
-        core.room.bar(interference.conflicts())
+    if interference.due(at):
+        if interference.judge(_caps(core), at):
+            bar(core)
+        core.room.know(interference.excess())
+
+
+def bar(core: "MachineCore") -> None:
+    """Have the room know which kinds may not share a device: as measured, and as phases say."""
+    conflicts = core.interference.conflicts()
+    core.room.bar(conflicts if core.antiphase is None else merged(conflicts, core.antiphase.conflicts()))
 
 
 def undoing(core: "MachineCore", residents: "Sequence[Resident]", at: float) -> list[PreemptionDecided]:
@@ -41,6 +51,15 @@ def undoing(core: "MachineCore", residents: "Sequence[Resident]", at: float) -> 
         PreemptionDecided(at=at, bundle_ids=(found.bundle_id,), reason=found.reason, counts=False)
         for found in undone(core.interference.bars, residents, at, rules)
     ]
+
+
+def as_neighbour(core: "MachineCore", demand: Demand) -> Demand:
+    """What a stage asks for under the kind that it is among those it shares a device with."""
+    if core.antiphase is not None:
+        demand = core.antiphase.taking_turns(demand)
+    elif demand.phases:
+        demand = replace(demand, phases=(), parkable_bytes=0)
+    return with_its_cap(demand)
 
 
 def with_its_cap(demand: Demand) -> Demand:

@@ -14,7 +14,7 @@ class StageRecord:
     `raises` how many were ended for their memory and got more. `needed` counts the known trials that have the stage in
     their variant. While it waits, `place` is its place in the queue and
     `request` caches what it asks for; `arrived` is whether it ever waited, `stated` whether a person said
-    how much memory it takes.
+    how much memory it takes. `fusion_key` is None until somebody has asked for it.
     """
 
     stage: Stage
@@ -32,12 +32,13 @@ class StageRecord:
     request: Request | None = None
     arrived: bool = False
     stated: bool = False
+    fusion_key: str | None = None
 
 
 @dataclass(slots=True)
 class Bundle:
     """A launched program and what is known of it. `progress` is the fraction of its stage's budget, of which
-    `saved_progress` has been safe since `saved_at`."""
+    `saved_progress` has been safe since `saved_at`. `paced_from`: a step, and when it was reported [s]."""
 
     launch: Launch
     allocation: Allocation
@@ -48,6 +49,7 @@ class Bundle:
     stopping: bool = False
     stop_reason: str = ""
     preempted: bool = False
+    paced_from: tuple[int, float] | None = None
 
 
 def past_stage(trial: Trial, record: StageRecord, at: float, *, reused: bool, gpu_seconds: float = 0.0) -> Trial:
@@ -64,4 +66,5 @@ def past_stage(trial: Trial, record: StageRecord, at: float, *, reused: bool, gp
         metrics=dict(record.outcome.metrics) if last else trial.metrics,
         reused_stages=(*trial.reused_stages, record.stage.key) if reused else trial.reused_stages,
         gpu_seconds=trial.gpu_seconds + gpu_seconds,
+        stage_gpu_seconds=trial.stage_gpu_seconds + gpu_seconds if last else 0.0,
     )

@@ -18,9 +18,11 @@ class DeviceRoom:
         self._nodes: dict[str, Node] = {}
         self._sitting: dict[str, tuple[Placement, str]] = {}
         self._conflicts: Mapping[str, Sequence[str]] = {}
+        self._excess: Mapping[tuple[str, str], float] = {}
         self._room: Room | None = None
         # By model, the memory of its largest device; and the most host memory of a node.
         self._largest: dict[str, int] | None = {}
+        self._common: dict[tuple[str, ...], int] = {}
         self._largest_host = 0
 
     def join(self, event: NodeJoined) -> None:
@@ -65,6 +67,14 @@ class DeviceRoom:
         largest = self._sizes()
         return max((largest.get(model, 0) for model in models or largest), default=0)
 
+    def common_memory_bytes(self, models: Sequence[str] = ()) -> int:
+        """Memory of each device, of these models if any are named; 0 if there is none, or they differ in it."""
+        chosen = tuple(models)
+        if chosen not in self._common:
+            sizes = {d.memory_bytes for d in self.devices.values() if not chosen or d.model in chosen}
+            self._common[chosen] = sizes.pop() if len(sizes) == 1 else 0
+        return self._common[chosen]
+
     def largest_host_memory_bytes(self) -> int:
         """The most host memory that a node has; `NO_LIMIT` if one doesn't say, 0 if there is no node."""
         self._sizes()
@@ -76,6 +86,7 @@ class DeviceRoom:
 
     def _nodes_changed(self) -> None:
         self._room = None
+        self._common.clear()
         self.nodes_revision += 1
 
     def nodes(self) -> list[str]:
@@ -103,17 +114,30 @@ class DeviceRoom:
         if self._room is not None:
             self._room.give_back(placement, kind)
 
+    def is_alone(self, placement: Placement) -> bool:
+        """Whether nobody else sits on the placement's devices."""
+        room = self.now()
+        cells = [room.cell_of[device_id] for device_id in placement.device_ids if device_id in room.cell_of]
+        return all(room.residents.item(cell) == 1 for cell in cells)
+
     def bar(self, conflicts: Mapping[str, Sequence[str]]) -> None:
         """Which kinds of work may not sit beside which others."""
         self._conflicts = conflicts
         if self._room is not None:
             self._room.bar(conflicts)
 
+    def know(self, excess: Mapping[tuple[str, str], float]) -> None:
+        """How much kinds of work slow each other down, see `Room.know`."""
+        self._excess = excess
+        if self._room is not None:
+            self._room.know(excess)
+
     def now(self) -> Room:
         """What is left, kept up to date by `take` and `give_back`."""
         if self._room is None:
             self._room = Room(list(self._nodes.values()))
             self._room.bar(self._conflicts)
+            self._room.know(self._excess)
             for placement, kind in self._sitting.values():
                 self._room.take(placement, kind)
         return self._room

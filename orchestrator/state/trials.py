@@ -18,10 +18,10 @@ from orchestrator.events import (
     TrialExtended,
     TrialsAdded,
 )
-from orchestrator.schema import Allocation, Demand, Outcome, Placement, StageState, Trial, TrialState
+from orchestrator.schema import Allocation, Demand, Fate, Outcome, Placement, StageState, Trial, TrialState
 from orchestrator.sharing.changes import held_by
 from orchestrator.state.core import MachineCore
-from orchestrator.state.neighbours import with_its_cap
+from orchestrator.state.neighbours import as_neighbour
 from orchestrator.state.records import StageRecord
 
 _WAITING = (TrialState.QUEUED, TrialState.RUNNING)
@@ -105,7 +105,7 @@ def _know_stages(
         record = core.stages.get(stage.key)
         if record is None:
             begun = min(1.0, stage.warm_step / stage.budget_steps)
-            demand = with_its_cap(demands[stage.key])
+            demand = as_neighbour(core, demands[stage.key])
             if core.whole_devices:
                 demand = replace(demand, share=1.0)
             stated = bool(stated_memory_bytes(core.studies[trial.study_id].config.get("cluster", {})))
@@ -173,6 +173,7 @@ def extend(core: MachineCore, event: TrialExtended) -> list[Instruction]:
         variant=event.variant,
         state=TrialState.QUEUED,
         stage_index=min(trial.stage_index, last),
+        stopped=_overruled(trial).stopped,
         progress=0.0,
         ended_at=None,
         error="",
@@ -195,14 +196,39 @@ def queue_again(core: MachineCore, event: QueueRequested) -> list[Instruction]:
         trial = core.trials.get(trial_id)
         if trial is None:
             continue
-        if _is_pausing(core, trial_id) and not event.retry:
+        if event.fate is not None:
+            instructions += _let_go_on(core, trial, event.fate, event.at)
+        elif _is_pausing(core, trial_id) and not event.retry:
             del core.leaving[trial_id]  # the bundle that is stopping leaves a checkpoint, and the trial waits again
+            instructions += _overrule(core, trial, event.at)
         elif trial.state in wanted:
-            core.trials[trial_id] = replace(trial, error="", ended_at=None)
+            core.trials[trial_id] = replace(_overruled(trial), error="", ended_at=None)
             why = "retried" if event.retry else "resumed"
             instructions += core.reopen(trial.study_id, event.at)
             instructions.append(core.wait_for_next_stage(trial_id, event.at, why=why))
     return instructions
+
+
+def _let_go_on(core: MachineCore, trial: Trial, fate: Fate, at: float) -> list[Instruction]:
+    """A stopping policy takes its verdict back, or has a trial finished that it stopped."""
+    if not trial.held or trial.stopped is None:
+        return []
+    drawn = trial.stopped.drawn and fate is not Fate.PROMOTED
+    core.trials[trial.trial_id] = replace(trial, error="", stopped=replace(trial.stopped, fate=fate, drawn=drawn))
+    why = "goes on: the stopping policy took its verdict back" if fate is Fate.PROMOTED else "finished all the same"
+    return [core.wait_for_next_stage(trial.trial_id, at, why=why)]
+
+
+def _overruled(trial: Trial) -> Trial:
+    """A person has said what shall become of the trial: no policy stops it any more, or goes on with it."""
+    if trial.stopped is None:
+        return trial
+    return replace(trial, stopped=replace(trial.stopped, fate=Fate.OVERRULED))
+
+
+def _overrule(core: MachineCore, trial: Trial, at: float) -> list[Instruction]:
+    overruled = _overruled(trial)
+    return [] if overruled == trial else [core.set(overruled, at, track=False)]
 
 
 def _is_pausing(core: MachineCore, trial_id: str) -> bool:
@@ -214,15 +240,19 @@ def halt(core: MachineCore, event: HaltRequested) -> list[Instruction]:
     instructions: list[Instruction] = []
     for trial_id in event.trial_ids:
         trial = core.trials.get(trial_id)
-        if trial is None or not trial.state.may_become(event.into) or trial.state is event.into:
+        if trial is None or not trial.state.may_become(event.into):
             continue
-        if event.into is TrialState.PRUNED and trial_id in core.leaving:
+        by_policy = event.stop is not None or event.into is TrialState.PRUNED
+        if by_policy and trial_id in core.leaving:
             continue  # a person has said what shall become of it
-        if trial.state not in _WAITING:  # paused, to be cancelled
-            if event.into is TrialState.CANCELLED:
-                core.leaving[trial_id] = (event.into, event.reason)
-                instructions.append(core.finish_leaving(trial_id, event.at))
+        if not by_policy:
+            instructions += _overrule(core, trial, event.at)
+            trial = core.trials[trial_id]
+        if trial.state not in _WAITING:
+            instructions += _halt_paused(core, trial, event)
             continue
+        if event.stop is not None:
+            instructions.append(core.set(replace(trial, stopped=event.stop), event.at, track=False))
         record = core.stages[trial.variant.stages[trial.stage_index].key]
         core.leaving[trial_id] = (event.into, event.reason)
         if record.state is StageState.RUNNING and record.waiters == [trial_id]:
@@ -233,6 +263,16 @@ def halt(core: MachineCore, event: HaltRequested) -> list[Instruction]:
         if trial.state is TrialState.RUNNING:
             instructions.append(core.lead(record.waiters[0], event.at))
     return instructions
+
+
+def _halt_paused(core: MachineCore, trial: Trial, event: HaltRequested) -> list[Instruction]:
+    """It can be cancelled, and pruned if it is a policy that holds it."""
+    if trial.state is not TrialState.PAUSED or event.into is TrialState.PAUSED:
+        return []
+    if event.into is TrialState.PRUNED and not trial.held:
+        return []
+    core.leaving[trial.trial_id] = (event.into, event.reason)
+    return [core.finish_leaving(trial.trial_id, event.at)]
 
 
 def forget(core: MachineCore, event: StudyForgotten) -> list[Instruction]:

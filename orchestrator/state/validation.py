@@ -19,6 +19,7 @@ def validate(state: SchedulerState) -> None:
         sitting = [b for b in state.bundles.values() if free.device.device_id in b.launch.placement.device_ids]
         assert len(sitting) == free.residents, f"{free.device.device_id} and the bundles on it"
     _validate_room(state)
+    _validate_stacks(state)
     running = {bundle.launch.stage.key: bundle_id for bundle_id, bundle in state.bundles.items()}
     assert len(running) == len(state.bundles), "a stage runs in two bundles"
     for key, record in state.stages.items():
@@ -56,6 +57,18 @@ def _validate_room(state: SchedulerState) -> None:
     assert {k: set(v) for k, v in room.conflicts.items()} == {
         k: set(v) for k, v in state.interference.conflicts().items()
     }, "the bars that hold are not those that policies see"
+
+
+def _validate_stacks(state: SchedulerState) -> None:
+    """A stack is its bundles: of one key and one tenant, on one device, and none of them elsewhere."""
+    seats = {b.launch.bundle_id: b for b in state.bundles.values() if b.launch.placement.stack_id}
+    for stack in state.stacks.all():
+        members = [seats.pop(bundle_id) for bundle_id in stack.members]
+        assert {b.launch.placement.stack_id for b in members} == {stack.stack_id}, "a seat in another stack"
+        assert {b.launch.placement.device_ids for b in members} == {stack.seat.device_ids}, "a stack on two devices"
+        assert {b.request.fusion_key for b in members} == {stack.fusion_key}, "a stack of different stages"
+        assert {b.request.tenant for b in members} == {stack.tenant}, "a stack of two tenants"
+    assert not seats, "a seat in a stack that is gone"
 
 
 def _validate_queue(state: SchedulerState) -> None:

@@ -1,9 +1,19 @@
 """Small real objects for tests of the core."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from orchestrator.events import NodeJoined, StudySubmitted
 from orchestrator.schema import Demand, Device, DeviceKind, Stage, Study, Trial, Variant
+from orchestrator.schema.training import (
+    DeepSpeedConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SftConfig,
+    StageConfig,
+    TaskConfig,
+)
 
 GIB = 2**30
 
@@ -14,15 +24,25 @@ def device(index: int, node: str = "node-a", memory_bytes: int = 8 * GIB) -> Dev
     )
 
 
-def stage(name: str, parent: Stage | None = None, steps: int = 10) -> Stage:
+def fusable_config(**changed: object) -> dict[str, object]:
+    """A stage's config as plain data, of stages that may be fused."""
+    algorithm = SftConfig(name="sft", entrypoint="tests:run", fused_entrypoint="tests:run_many")
+    config = StageConfig(
+        algorithm, OptimizerConfig(), ModelConfig(), TaskConfig(), DeepSpeedConfig(), EvaluationConfig()
+    )  # fmt: skip
+    return asdict(config) | changed
+
+
+def stage(name: str, parent: Stage | None = None, steps: int = 10, *, fusable: bool = False) -> Stage:
     parent_key = parent.key if parent else ""
     return Stage(
         name=name.split("@")[0],
         key=f"{parent_key}>{name}",
         parent_key=parent_key,
         entrypoint="tests:run",
-        config={},
+        config=fusable_config() if fusable else {},
         budget_steps=steps,
+        fused_entrypoint="tests:run_many" if fusable else "",
     )
 
 
@@ -43,16 +63,23 @@ def trials(variants: Sequence[Variant], study_id: str = "study-1", at: float = 0
     )
 
 
-def warm_started(count: int, study_id: str = "study-1") -> tuple[Trial, ...]:
+def warm_started(count: int, study_id: str = "study-1", *, fusable: bool = False) -> tuple[Trial, ...]:
     """Trials with a private last stage behind one shared warm-up."""
     warmup = stage("warmup")
-    return trials([variant(warmup, stage(f"main@{n}", warmup, steps=30)) for n in range(count)], study_id)
+    mains = [stage(f"main@{n}", warmup, steps=30, fusable=fusable) for n in range(count)]
+    return trials([variant(warmup, main) for main in mains], study_id)
 
 
 def submitted(
-    count: int, share: float = 1.0, devices: int = 1, memory_bytes: int = GIB, study_id: str = "study-1"
+    count: int,
+    share: float = 1.0,
+    devices: int = 1,
+    memory_bytes: int = GIB,
+    study_id: str = "study-1",
+    *,
+    fusable: bool = False,
 ) -> StudySubmitted:
-    made = warm_started(count, study_id)
+    made = warm_started(count, study_id, fusable=fusable)
     demand = Demand(devices=devices, share=share, memory_bytes=memory_bytes)
     return StudySubmitted(
         at=0.0,

@@ -1,10 +1,12 @@
 """A scheduling loop on a simulated cluster, in virtual time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 from cluster.simulated import Script, SimulatedCluster
 from orchestrator.events import Launch, RecordStudy, RecordTrial, StudyFinished
+from orchestrator.fusion import Fusion
 from orchestrator.loop import Policies, SchedulingLoop
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import BestFit
@@ -64,6 +66,8 @@ class Rig:
         preemption: Mapping[str, object] | None = None,
         tenants: Sequence[Tenant] = (),
         cluster: SimulatedCluster | None = None,
+        searching: Executor | None = None,
+        fusion: Fusion | None = None,
     ) -> None:
         made = SimulatedCluster(devices=[device(i) for i in range(devices)], script=script, start_at=start_at)
         self.cluster = cluster or made
@@ -85,10 +89,12 @@ class Rig:
                 packing=BestFit(),
                 preemption=PREEMPTIONS[str(preemption["name"])](preemption),
                 tenants={tenant.name: tenant for tenant in tenants},
+                fusion=fusion,
             ),
             max_attempts=2,
             finish=no_report,
             term=self.lease.term,
+            searching=searching,
         )
         self.loop.take_over(lease.beat_at)
         self.cluster.start()
@@ -104,6 +110,7 @@ class Rig:
         priority: int = 0,
         own: bool = True,
         memory_gib: float = 1.0,
+        fusable: bool = False,
     ) -> int:
         """A study of `count` trials behind one warm-up, its `own` or one that other studies have too. The command's
         id."""
@@ -117,7 +124,8 @@ class Rig:
             study(study_id, at), config=config, device_kind=None, tenant=tenant, priority=priority
         )  # fmt: skip
         warmup = stage(f"warmup@{study_id if own else 'shared'}")
-        variants = [variant(warmup, stage(f"main@{n}", warmup, steps=30)) for n in range(count)]
+        mains = [stage(f"main@{n}", warmup, steps=30, fusable=fusable) for n in range(count)]
+        variants = [variant(warmup, main) for main in mains]
         made_trials = trials(variants, study_id, at)
         command = Command(command_id=0, at=at, author="me", kind=CommandKind.SUBMIT, target=study_id)
         return self.store.submit(

@@ -5,6 +5,7 @@ asks for a transition that doesn't exist, fails the test.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import settings
@@ -36,9 +37,10 @@ from orchestrator.events import (
     TrialsAdded,
     WorkerLost,
 )
+from orchestrator.fusion import Fusion
 from orchestrator.interference import Interference, Rules, Slice
 from orchestrator.packing import PACKINGS
-from orchestrator.schema import Demand, Outcome, TrialState
+from orchestrator.schema import Demand, EarlyStop, Fate, Outcome, Placement, TrialState
 from orchestrator.state import SchedulerState, validate
 from tests.unit.orchestrator.builders import GIB, demand, joined, stage, submitted, variant
 
@@ -82,7 +84,7 @@ class EventSequences(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = SchedulerState(max_attempts=2, max_memory_raises=2)
+        self.state = SchedulerState(max_attempts=2, max_memory_raises=2, fuses=True)
         self.state.interference = Interference(HASTY)
         self.recorded = Recorded()
         self.now = 0.0
@@ -112,10 +114,13 @@ class EventSequences(RuleBasedStateMachine):
         kind=st.sampled_from(["", "sft", "grpo"]),
         cap=st.sampled_from([0.0, 1.1]),
         stated_gib=st.sampled_from([0.0, 1.0]),
+        fusable=st.booleans(),
     )
-    def submit(self, count: int, share: float, gang: int, kind: str, cap: float, stated_gib: float) -> None:
+    def submit(
+        self, count: int, share: float, gang: int, kind: str, cap: float, stated_gib: float, fusable: bool = False
+    ) -> None:
         self.studies += 1
-        event = submitted(count, share, gang, study_id=f"study-{self.studies}")
+        event = submitted(count, share, gang, study_id=f"study-{self.studies}", fusable=fusable)
         asked = Demand(
             devices=gang, share=share, memory_bytes=GIB, cpus=gang * share, host_memory_bytes=gang * GIB,
             kind=kind, max_slowdown=cap,
@@ -139,10 +144,22 @@ class EventSequences(RuleBasedStateMachine):
     @rule(policy=st.sampled_from(sorted(PACKINGS)))
     def pack(self, policy: str) -> None:
         snapshot = self.state.snapshot(self.now)
-        placements = tuple(PACKINGS[policy]()(snapshot, snapshot.queue))
+        self.start(tuple(PACKINGS[policy]()(snapshot, snapshot.queue)))
+
+    @rule(policy=st.sampled_from(["best_fit", "exclusive", "frontier"]), width=st.integers(1, 4))
+    def fuse(self, policy: str, width: int) -> None:
+        """Seats that are free are filled, those that wait are joined, and placed as one."""
+        fusion = Fusion(max_width=width)
+        snapshot = self.state.snapshot(self.now)
+        self.start(fusion.fill(snapshot, self.state.stacks.all(), snapshot.queue))
+        snapshot = self.state.snapshot(self.now)
+        plan = fusion.join(snapshot.room, self.state.widths, snapshot.queue)
+        self.start(plan.seats(tuple(PACKINGS[policy]()(snapshot, plan.requests)), lambda: f"stack-{self.launched}"))
+
+    def start(self, placements: Sequence[Placement]) -> None:
         names = tuple(str(self.launched + n) for n in range(len(placements)))
         self.launched += len(placements)
-        self.send(PlacementsDecided(at=0.0, placements=placements, bundle_ids=names))
+        self.send(PlacementsDecided(at=0.0, placements=tuple(placements), bundle_ids=names))
 
     @rule(bundle=BUNDLES, progress=st.floats(0, 1))
     def report(self, bundle: tuple[int, int], progress: float) -> None:
@@ -220,6 +237,34 @@ class EventSequences(RuleBasedStateMachine):
     def queue_again(self, numbers: set[int], retry: bool) -> None:
         self.send(QueueRequested(at=0.0, trial_ids=self.chosen(numbers), retry=retry))
 
+    @rule(numbers=NUMBERS, drawn=st.booleans())
+    def hold(self, numbers: set[int], drawn: bool) -> None:
+        """A stopping policy holds trials; those of which a person said something it leaves as they are."""
+        chosen, leaving = self.chosen(numbers), dict(self.state.leaving)
+        stop = EarlyStop(policy="median", rung=0, confidence=0.9, gpu_seconds=0.0, why="behind", drawn=drawn)
+        was = {t: self.state.trials[t] for t in chosen}
+        self.send(HaltRequested(at=0.0, trial_ids=chosen, into=TrialState.PAUSED, reason="behind", stop=stop))
+        for trial_id in chosen:
+            if was[trial_id].state is TrialState.PAUSED or trial_id in leaving:
+                assert self.state.trials[trial_id] == was[trial_id]
+
+    @rule(numbers=NUMBERS, fate=st.sampled_from([Fate.PROMOTED, Fate.FINISHING]))
+    def let_go_on(self, numbers: set[int], fate: Fate) -> None:
+        """A stopping policy lets those go on that it holds, and nobody whom a person has paused."""
+        chosen = self.chosen(numbers)
+        paused = [self.state.trials[t] for t in chosen if self.state.trials[t].state is TrialState.PAUSED]
+        self.send(QueueRequested(at=0.0, trial_ids=chosen, fate=fate))
+        for trial in paused:
+            assert (self.state.trials[trial.trial_id].state is TrialState.PAUSED) == (not trial.held)
+
+    @rule(numbers=NUMBERS)
+    def prune_those_that_are_held(self, numbers: set[int]) -> None:
+        """Of those that are paused, a stopping policy prunes its own only."""
+        paused = [t for t in self.chosen(numbers) if self.state.trials[t].state is TrialState.PAUSED]
+        held = {t for t in paused if self.state.trials[t].held}
+        self.send(HaltRequested(at=0.0, trial_ids=tuple(paused), into=TrialState.PRUNED, reason="behind"))
+        assert {t for t in paused if self.state.trials[t].state is TrialState.PRUNED} == held
+
     @rule(bundles=st.sets(BUNDLES), counts=st.booleans())
     def preempt(self, bundles: set[tuple[int, int]], counts: bool) -> None:
         names = tuple(self.picked(bundle) for bundle in sorted(bundles))
@@ -291,6 +336,12 @@ class EventSequences(RuleBasedStateMachine):
         validate(self.state)
         assert self.recorded.trials == {t.trial_id: t.state for t in self.state.trials.values()}
         assert {b for b, opens in self.recorded.ledger.items() if opens} == set(self.state.bundles)
+
+    @invariant()
+    def whoever_is_paused_is_held_by_a_policy_or_a_person(self) -> None:
+        for trial in self.state.trials.values():
+            if trial.state is TrialState.PAUSED and trial.stopped is not None:
+                assert trial.stopped.fate in (Fate.HELD, Fate.OVERRULED)
 
     @invariant()
     def nobody_is_raised_beyond_the_rules(self) -> None:

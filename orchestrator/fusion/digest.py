@@ -1,0 +1,19 @@
+"""The fusion key of a stage in a few digits."""
+
+import hashlib
+import json
+
+from orchestrator.schema import Stage
+from orchestrator.schema.fusion_key import fusion_key
+
+
+def fusion_digest(stage: Stage) -> str:
+    """Equal for stages that may be members of one stack; "" for one that has no fused program or can't be fused."""
+    if not stage.fused_entrypoint:
+        return ""
+    try:
+        fields = fusion_key(stage.config)
+    except ValueError:
+        return ""
+    said = json.dumps([stage.fused_entrypoint, stage.entrypoint, fields], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
