@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from orchestrator.schema import Trial
+from orchestrator.stopping.policy import Verdict
 
 
-def never(trials: Sequence[Trial]) -> Sequence[str]:
+def never(trials: Sequence[Trial]) -> Sequence[Verdict]:
     """No trial is stopped."""
     del trials
     return ()
