@@ -53,6 +53,8 @@ def _elsewhere(name: str) -> str:
     """What to write instead of an override that Hydra's grammar or an interpolation keeps from where it looks right."""
     if match := re.match(r"recipe\.stages\.\w+\.((?:algorithm|optimizer)\..+)", name):
         return f"a stage that takes these from their group is set there: {match[1]}=..."
+    if name.startswith("search."):
+        return "a grid has no budget and no metric; choose a sampler: search=random|tpe|gp|cmaes"
     if name.startswith(("task.options.", "deepspeed.extra.")):
         return f"a key of your own is added with a plus: +{name}=..."
     return ""

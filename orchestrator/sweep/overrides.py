@@ -57,7 +57,10 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
         batches = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
     except HydraException as error:
         swept = " ".join(text_of(o) for o in overrides if o.is_sweep_override())
-        remedy = "list the values: key=a,b or 'key=range(0,4)' (glob and interval have no list)"
+        remedy = (
+            "list the values: key=a,b or 'key=range(0,4)' (glob and interval have no list), or have a sampler draw: "
+            "search=tpe"
+        )
         raise ConfigError("sweep", swept, remedy) from error
     return [list(combination) for combination in batches[0]]
 

@@ -16,6 +16,8 @@ from orchestrator.config import ConfigError
 from orchestrator.schema import Variant
 from orchestrator.sweep.composing import Composer, hydra_session, resolved
 from orchestrator.sweep.overrides import combinations, count_variants, parse_overrides, text_of, value_of
+from orchestrator.sweep.points import probed
+from orchestrator.sweep.space import Space
 from orchestrator.sweep.variants import VariantMaker
 from orchestrator.validation import Validator, validate
 
@@ -28,11 +30,16 @@ _NOT_SWEPT = (
     "cluster",
     "ordering",
     "packing",
+    "fusion",
+    "phases",
     "preemption",
+    "defragmentation",
     "stopping",
+    "search",
     "tenants",
     "access",
     "tracking",
+    "cache",
     "debug",
 )
 
@@ -41,6 +48,9 @@ _NOT_SWEPT = (
 class ComposedStudy:
     """`config` is the base config with `study.sweep` as it was used; `sweep` the sweep as override strings.
 
+    A study that is searched (`search` other than `grid`) has a `space` and no variants yet: `probes` are those that
+    showed that its ends and its choices can run. See `sweep.points`.
+
     Variants share, as objects, what their configs have in common: nobody may change a config in place.
     """
 
@@ -48,6 +58,8 @@ class ComposedStudy:
     config: Mapping[str, Any]
     sweep: tuple[str, ...]
     variants: tuple[Variant, ...]
+    space: Space | None = None
+    probes: tuple[Variant, ...] = ()
 
 
 def compose_study(
@@ -61,15 +73,21 @@ def compose_study(
     with hydra_session(config_dir):
         composer = Composer()
         base, sweep, fixed = _read(overrides, composer)
+        texts = tuple(text_of(o) for o in sweep)
+        if base.search.name != "grid":
+            config = resolved(base, overrides)
+            space, probes = probed(composer, config, sweep, fixed, max_variants)
+            return ComposedStudy(
+                name=config["study"]["name"], config=config, sweep=texts, variants=(), space=space, probes=probes
+            )
         count = count_variants([*sweep, *fixed])
         if not 1 <= count <= max_variants:
-            remedy = f"{count} variants; a study has 1 to {max_variants}"
-            raise ConfigError("sweep", " ".join(text_of(o) for o in sweep), remedy)
+            raise ConfigError("sweep", " ".join(texts), f"{count} variants; a study has 1 to {max_variants}")
         config = resolved(base, overrides)
         return ComposedStudy(
             name=config["study"]["name"],
             config=config,
-            sweep=tuple(text_of(o) for o in sweep),
+            sweep=texts,
             variants=_variants(composer, sweep, fixed),
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.keys import StageKeys
+from orchestrator.keys import StageKeys, unshared_variant
 from orchestrator.schema import Stage, Variant
 from orchestrator.validation import stages_of
 
@@ -26,7 +26,7 @@ class VariantMaker:
             stage = self._stage(name, recipe_stage, config, parent_key)
             stages.append(stage)
             parent_key = stage.key
-        return Variant(
+        variant = Variant(
             key=parent_key,
             algorithm=config["algorithm"]["name"],
             seed=config["seed"],
@@ -34,6 +34,7 @@ class VariantMaker:
             config=config,
             stages=tuple(stages),
         )
+        return variant if config["study"]["share_stages"] else unshared_variant(variant)
 
     def _stage(self, name: str, recipe_stage: Mapping[str, Any], config: Mapping[str, Any], parent_key: str) -> Stage:
         parts = {part: recipe_stage[part] for part in ("algorithm", "optimizer")}
@@ -41,11 +42,12 @@ class VariantMaker:
         seed = recipe_stage["seed"]
         made_of = (name, parent_key, type(seed), seed, *map(id, parts.values()))
         if made_of not in self._by_parts:
-            stage = self._new_stage(name, {**parts, "seed": seed}, parent_key)
+            shares_trunks = bool(config["study"]["share_trunks"])
+            stage = self._new_stage(name, {**parts, "seed": seed}, parent_key, shares_trunks=shares_trunks)
             self._by_parts[made_of] = (stage, parts)
         return self._by_parts[made_of][0]
 
-    def _new_stage(self, name: str, config: Mapping[str, Any], parent_key: str) -> Stage:
+    def _new_stage(self, name: str, config: Mapping[str, Any], parent_key: str, *, shares_trunks: bool) -> Stage:
         """A stage that equals one that was made before is that one."""
         key = self._keys.key(config, parent_key)
         made = self._by_key.get((name, key))
@@ -53,6 +55,7 @@ class VariantMaker:
         if made is not None and made.config == config:
             return made
         algorithm = config["algorithm"]
+        trunk, trunk_steps = self._keys.trunk(config, parent_key) if shares_trunks else ("", 0)
         self._by_key[name, key] = Stage(
             name=name,
             key=key,
@@ -60,5 +63,8 @@ class VariantMaker:
             entrypoint=algorithm["entrypoint"],
             config=config,
             budget_steps=algorithm["max_steps"],
+            fused_entrypoint=algorithm["fused_entrypoint"],
+            trunk=trunk,
+            trunk_steps=trunk_steps,
         )
         return self._by_key[name, key]

@@ -109,7 +109,7 @@ def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() ->
         ("packing.name=nope", "packing.name=nope: there is: best_fit, dot_product"),
         ("packing.cpu_weight=2", "packing.cpu_weight=2.0: use a number from 0 (only devices count) to 1"),
         ("+packing.seed=1", "packing.seed=1: unknown key; there is: cpu_weight, name"),
-        ("stopping.name=nope", "stopping.name=nope: there is: never"),
+        ("stopping.name=nope", "stopping.name=nope: there is: hyperband, median, never, successive_halving, wilcoxon"),
         ("tracking.name=nope", "tracking.name=nope: there is: memory, mlflow"),
         ("task.options.nope=1", "task.options.nope=1: unknown key; a key of your own is added with a plus"),
         ("recipe.stages.main.algorithm.max_steps=1", "recipe.stages.main.algorithm.max_steps=1: unknown key; a stage"),
@@ -123,6 +123,19 @@ def test_a_wrong_override_is_refused_in_words(override: str, message: str) -> No
 
 def test_a_group_of_one_completion_is_refused() -> None:
     assert refused("algorithm=grpo", "algorithm.group_size=1").startswith("algorithm.group_size=1: use at least 2")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stopping.confidence=1.0", "stopping.confidence=1.0: use a number from 0.5"),
+        ("stopping.grace.grpo=2", "stopping.grace.grpo=2.0: use a fraction of the budget, 0 to 1"),
+        ("stopping.resource=epochs", "stopping.resource=epochs: use device_seconds, tokens, steps"),
+        ("+stopping.brackets=2", "stopping.brackets=2: unknown key; there is: confidence, finish_share"),
+    ],
+)
+def test_a_stopping_policy_that_could_not_judge_is_refused(override: str, message: str) -> None:
+    assert refused("stopping=median", override).startswith(message)
 
 
 def test_a_popularity_of_nothing_is_refused() -> None:
