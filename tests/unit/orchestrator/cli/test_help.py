@@ -28,6 +28,7 @@ COMMANDS = (
     *("token create", "token list", "token revoke"),
     *("trace export", "trace generate", "trace replay"),
     "tune packing",
+    *("cache ls", "cache gc"),
 )
 
 
