@@ -150,6 +150,16 @@ class Interference:
             self._begin_apart(at)
         return self.conflicts() != before
 
+    def excess(self) -> dict[Pair, float]:
+        """By (kind, kind beside it), how much longer its steps take beside one of equal share, in parts of a step
+        alone, to the tenth; of pairs of which both sides were seen often enough."""
+        least, found = self.rules.least_slices, {}
+        for together in self.table():
+            if min(slowdown.slices for slowdown in together.slowdowns) >= least:
+                for kind, beside in (together.kinds, together.kinds[::-1]):
+                    found[kind, beside] = round(self.model.slowdown(kind, 1.0, [(beside, 1.0)]).mean - 1.0, 1)
+        return found
+
     def table(self) -> list[Together]:
         """Every pair of kinds that was seen on one device."""
         return [self._together(pair, shares) for pair, shares in self.model.seen_together().items()]

@@ -9,12 +9,17 @@ from orchestrator.snapshot import Snapshot
 
 
 def held_by(hold: Placement | Allocation, demand: Demand | None) -> Capacity:
-    """What a bundle holds of the cluster, by its placement or its line of the ledger; devices count by share. With an
-    unknown demand, of a stage that nobody keeps in mind any more, the devices alone count."""
+    """What a bundle holds of the cluster, by its placement or its line of the ledger; devices count by share. A line
+    doesn't say what it holds of the host: that is its demand's, or its seat's part of it. With an unknown demand, of a
+    stage that nobody keeps in mind any more, the devices alone count."""
+    devices = len(hold.device_ids) * hold.share
+    if isinstance(hold, Placement) and hold.stack_id:
+        return Capacity(devices=devices, cpus=hold.cpus, host_memory_bytes=hold.host_memory_bytes)
+    part = hold.share / demand.share if demand and hold.stack_id else 1.0
     return Capacity(
-        devices=len(hold.device_ids) * hold.share,
-        cpus=demand.cpus if demand else 0.0,
-        host_memory_bytes=demand.host_memory_bytes if demand else 0.0,
+        devices=devices,
+        cpus=demand.cpus * part if demand else 0.0,
+        host_memory_bytes=demand.host_memory_bytes * part if demand else 0.0,
     )
 
 

@@ -1,12 +1,12 @@
 """The structured configs of `conf/simulate.yaml`. Hydra refuses unknown keys and wrong types through them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from orchestrator.config import OrderingConfig, PreemptionConfig, TenantsConfig
+from orchestrator.config import DefragmentationConfig, OrderingConfig, PreemptionConfig, TenantsConfig
 from orchestrator.simulation.workload_model import SyntheticConfig
 
 
@@ -84,6 +84,21 @@ class SimulatedClusterConfig:
 
 
 @dataclass
+class InterferenceConfig:
+    """How work on one device slows each other down, as it really is; what the loop knows of it, it learns from reports.
+
+    slowdowns: by phase, by the phase beside it, how much longer its steps take for a neighbour of equal share, in parts
+    of a step alone (see `simulation.company`); none is that nobody is slowed down. step_s: how long a step of any stage
+    takes alone. report_every_s: how often a run says how far it has come.
+    """
+
+    name: str = MISSING
+    slowdowns: dict[str, dict[str, float]] = field(default_factory=dict)
+    step_s: float = 1.0
+    report_every_s: float = 60.0
+
+
+@dataclass
 class SimulateConfig:
     """One simulated run. `durations`: `known` tells the policies how long every stage takes, `learned` lets them find
     out as the live service does."""
@@ -93,6 +108,8 @@ class SimulateConfig:
     ordering: OrderingConfig = MISSING
     packing: Any = MISSING
     preemption: PreemptionConfig = MISSING
+    defragmentation: DefragmentationConfig = MISSING
+    interference: InterferenceConfig = MISSING
     tenants: TenantsConfig = MISSING
     durations: str = "known"
     seed: int = 0
@@ -106,4 +123,5 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("trace", "base_pollux"): PolluxConfig,
     ("trace", "base_synthetic"): SyntheticTraceConfig,
     ("cluster", "base_simulated"): SimulatedClusterConfig,
+    ("interference", "base_interference"): InterferenceConfig,
 }

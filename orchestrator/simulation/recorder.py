@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import Record, RecordAllocation, RecordDevices, RecordStudy, RecordTrial
 from orchestrator.schema import Allocation, Command, Outcome, Prediction, Study, Trial, TrialState
-from orchestrator.simulation.submissions import alone_s
+from orchestrator.simulation.submissions import alone_s, is_gang
 from orchestrator.snapshot import SHARE_UNITS, share_units
 
 # A series keeps between half as many points as this and as many.
@@ -82,10 +82,11 @@ class Recorder:
     """`ports.LeaderStore` for a simulated run: takes the loop's records, adds them up, and keeps none of them.
 
     waiting: since when trials have been waiting [s], by id, oldest first. held_units: what is held now, in devices x
-    SHARE_UNITS. starts: how many bundles were started. by_state: how many trials ended how. completion_s, wait_s: one
-    number for each trial that completed, or started. ratios: finish-time ratios by tenant. queued, opened: when trials
-    began to wait, with their ids, and when bundles were started [s], for whoever takes them from there. began_at,
-    ended_at: when the first trial was submitted and when the last trial, or bundle, ended [s].
+    SHARE_UNITS. starts: how many bundles were started. by_state: how many trials ended how. completion_s, wait_s,
+    gang_wait_s: one number for each trial that completed, that started, or that started and is a gang. ratios:
+    finish-time ratios by tenant. queued, opened: when trials began to wait, with their ids, and when bundles were
+    started [s], for whoever takes them from there. began_at, ended_at: when the first trial was submitted and when the
+    last trial, or bundle, ended [s].
     """
 
     def __init__(self) -> None:
@@ -96,6 +97,7 @@ class Recorder:
         self.by_state = dict.fromkeys(TrialState, 0)
         self.completion_s = array("d")
         self.wait_s = array("d")
+        self.gang_wait_s = array("d")
         self.queued: deque[tuple[float, str]] = deque()
         self.opened: deque[float] = deque()
         self.ratios: dict[str, Ratios] = {}
@@ -191,6 +193,8 @@ class Recorder:
         if trial.started_at is not None and not known.started:
             known.started = True
             self.wait_s.append(trial.started_at - known.submitted_at)
+            if is_gang(trial):
+                self.gang_wait_s.append(trial.started_at - known.submitted_at)
         if trial.state.terminal:
             self._over(trial, known)
 

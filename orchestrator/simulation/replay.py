@@ -20,7 +20,7 @@ from orchestrator.simulation.recorder import Recorder
 from orchestrator.simulation.runner import Simulation
 from orchestrator.simulation.submissions import key_in_trace
 
-_POLICIES = ("ordering", "packing", "preemption", "tenants")
+_POLICIES = ("ordering", "packing", "preemption", "defragmentation", "tenants")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,8 @@ class Result:
     wait_mean_s: float | None = None
     wait_p50_s: float | None = None
     wait_p99_s: float | None = None
+    gang_wait_mean_s: float | None = None
+    gang_wait_p99_s: float | None = None
     utilisation: float | None = None
     experiments_per_gpu_hour: float | None = None
     experiments_per_cluster_gpu_hour: float | None = None
@@ -103,6 +105,8 @@ def _timed(recorder: Recorder) -> dict[str, Any]:
         "wait_mean_s": _mean(recorder.wait_s),
         "wait_p50_s": _percentile(recorder.wait_s, 50),
         "wait_p99_s": _percentile(recorder.wait_s, 99),
+        "gang_wait_mean_s": _mean(recorder.gang_wait_s),
+        "gang_wait_p99_s": _percentile(recorder.gang_wait_s, 99),
         "utilisation": recorder.series.held / recorder.series.there if recorder.series.there else None,
         "experiments_per_gpu_hour": decided / held_hours if held_hours else None,
         "experiments_per_cluster_gpu_hour": decided / there_hours if there_hours else None,

@@ -9,7 +9,7 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,12 +18,14 @@ import numpy as np
 from orchestrator.config import ConfigError
 from orchestrator.dotted import resolve
 from orchestrator.events import StudyFinished
+from orchestrator.interference import Interference, Rules
 from orchestrator.loop import SchedulingLoop
 from orchestrator.packing.fragments import Fragments, Left, typical
 from orchestrator.packing.optimal import Unsolved
 from orchestrator.ports import Clock, Cluster
 from orchestrator.schema import Allocation, Node, Prediction, Stage, Study, Trace, Trial
 from orchestrator.service.rooms import build_policies
+from orchestrator.simulation.company import Company
 from orchestrator.simulation.protocols import PROTOCOLS, Scene
 from orchestrator.simulation.recorder import Recorder
 from orchestrator.simulation.results import Result, measures
@@ -81,6 +83,7 @@ class Simulation:
         self._config = config
         self._trace = trace
         self._survey = survey or survey_of(trace.trials)
+        self._interferes = bool(config["interference"]["slowdowns"])
         self.recorder = Recorder() if recorder is None else recorder
         scene = Scene(
             trace=trace,
@@ -91,6 +94,7 @@ class Simulation:
             submissions=Submissions(
                 knows=lambda study_id: study_id in self.loop.state.studies,
                 available=lambda keys: self.cluster.available_outputs(keys),
+                step_s=config["interference"]["step_s"] if self._interferes else 0.0,
             ),
         )
         self._protocol = PROTOCOLS[config["trace"]["protocol"]](scene)
@@ -111,9 +115,13 @@ class Simulation:
             self.loop.state.arrivals = Arrivals(known=self._survey.demands)
         if config["durations"] == "known":
             self.loop.state.durations = KnownDurations()
+        if self._interferes:
+            every_s = float(config["interference"]["report_every_s"])
+            self.loop.state.interference = Interference(Rules(slice_s=every_s / 2, judge_every_s=every_s))
         self._overdue_after_s = float(config["ordering"]["max_wait_s"])
-        preempts = config["preemption"]["name"] != "never"
-        self._preemptible_after_s = float(config["preemption"]["min_hold_s"]) if preempts else math.inf
+        groups = (config[group] for group in ("preemption", "defragmentation"))
+        holds_s = (float(group["min_hold_s"]) for group in groups if group["name"] != "never")
+        self._preemptible_after_s = min(holds_s, default=math.inf)
         self._sample_at, self._sample_every_s = self._sampling()
         self._samples: list[float] = []
 
@@ -126,11 +134,19 @@ class Simulation:
             arrivals=protocol.arrivals(),
             startup_s=config["startup_s"],
             start_at=self._survey.first_at - _EARLIER_S if protocol.timed else -_EARLIER_S,
-            slowdown=resolve(config["slowdown"], "cluster.slowdown") if config["slowdown"] else None,
+            slowdown=self._slowdown(),
+            report_every_s=self._config["interference"]["report_every_s"] if self._interferes else 0.0,
             announce_starts=False,
             keeps=_is_shared,
         )
         return built
+
+    def _slowdown(self) -> Callable[..., float] | None:
+        named = self._config["cluster"]["slowdown"]
+        if named:
+            found: Callable[..., float] = resolve(named, "cluster.slowdown")
+            return found
+        return Company(self._config["interference"]["slowdowns"]) if self._interferes else None
 
     # --- the run -----------------------------------------------------------------------------------------------------
 

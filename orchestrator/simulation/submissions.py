@@ -17,10 +17,13 @@ STEPS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedStage(Stage):
-    """A stage of a trace. `shared`: other trials may need its output, also later."""
+    """A stage of a trace. `shared`: other trials may need its output, also later. `devices`: how many it asks for.
+    `phases`: the parts of its time by name, which add up to 1; none are one part that is called as the stage."""
 
     duration_s: float = 0.0
     shared: bool = False
+    devices: int = 1
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 class KnownDurations(Durations):
@@ -52,6 +55,11 @@ def alone_s(trial: Trial) -> float:
     return sum(duration_of(stage) for stage in trial.variant.stages)
 
 
+def is_gang(trial: Trial) -> bool:
+    """Whether any of a trial's stages needs several devices at once."""
+    return any(isinstance(stage, TracedStage) and stage.devices > 1 for stage in trial.variant.stages)
+
+
 def key_in_trace(stage_key: str) -> str:
     """The key that a stage has in its trace, if it has one there."""
     return stage_key.removeprefix(_SHARED)
@@ -60,10 +68,12 @@ def key_in_trace(stage_key: str) -> str:
 @dataclass(slots=True)
 class Submissions:
     """Makes the events by which trials arrive. knows: whether a study is known to the machine at that moment.
-    available: those of some stages' keys whose output is there."""
+    available: those of some stages' keys whose output is there. step_s: how long a step of any stage takes alone [s];
+    0: every stage has `STEPS` steps."""
 
     knows: Callable[[str], bool]
     available: Callable[[Sequence[str]], set[str]]
+    step_s: float = 0.0
     _count: int = 0
     # Studies whose submission the machine has yet to hear of: what happens at one instant is told in one go.
     _on_the_way: set[str] = field(default_factory=set)
@@ -90,7 +100,7 @@ class Submissions:
         parent_key = ""
         stages: list[Stage] = []
         for index, stage in enumerate(trial.stages):
-            stages.append(_stage(stage, f"{trial.trial_id}/{index}", parent_key))
+            stages.append(_stage(stage, f"{trial.trial_id}/{index}", parent_key, self.step_s))
             parent_key = stages[-1].key
         variant = Variant(
             key=trial.trial_id, algorithm=stages[-1].name, seed=0, overrides=(), config=_NO_CONFIG, stages=tuple(stages)
@@ -108,16 +118,19 @@ class Submissions:
 _NO_CONFIG: dict[str, Any] = {}
 
 
-def _stage(stage: TraceStage, own_key: str, parent_key: str) -> TracedStage:
+def _stage(stage: TraceStage, own_key: str, parent_key: str, step_s: float) -> TracedStage:
+    total_s = sum(stage.phases.values())
     return TracedStage(
         name=stage.name,
         key=_SHARED + stage.key if stage.key else own_key,
         parent_key=parent_key,
         entrypoint="",
         config=_config_of(stage.demand.kind or stage.name),
-        budget_steps=STEPS,
+        budget_steps=max(1, round(stage.duration_s / step_s)) if step_s else STEPS,
         duration_s=stage.duration_s,
         shared=bool(stage.key),
+        devices=stage.demand.devices,
+        phases={name: seconds / total_s for name, seconds in stage.phases.items()} if total_s else {stage.name: 1.0},
     )
 
 

@@ -31,6 +31,8 @@ _CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     ("cluster.startup_s", *_NON_NEGATIVE),
     ("cluster.max_attempts", *_COUNT),
+    ("interference.step_s", lambda value: value > 0, "use a positive number of seconds"),
+    ("interference.report_every_s", lambda value: value > 0, "use a positive number of seconds"),
     ("durations", lambda value: value in DURATIONS, f"there is: {', '.join(DURATIONS)}"),
     ("seed", lambda value: 0 <= value < 2**31, "use a whole number from 0 to 2147483647"),
 )
@@ -47,12 +49,26 @@ def validate(config: Mapping[str, Any]) -> None:
     for name in ("implementation", "slowdown"):
         if dotted := config["cluster"][name]:
             resolve(dotted, f"cluster.{name}")
+    _check_slowdowns(config)
     _check_known("", SimulateConfig, config)
     _check_known("cluster.", SimulatedClusterConfig, config["cluster"])
     validate_policies(config)
-    preemption, protocol = config["preemption"]["name"], config["trace"]["protocol"]
-    if preemption != "never" and not PROTOCOLS[protocol].timed:
-        raise ConfigError("preemption", preemption, f"nobody leaves under trace.protocol={protocol}; use never")
+    protocol = config["trace"]["protocol"]
+    for group in ("preemption", "defragmentation"):
+        name = config[group]["name"]
+        if name != "never" and not PROTOCOLS[protocol].timed:
+            raise ConfigError(group, name, f"nobody leaves under trace.protocol={protocol}; use never")
+
+
+def _check_slowdowns(config: Mapping[str, Any]) -> None:
+    for phase, beside in config["interference"]["slowdowns"].items():
+        for other, excess in beside.items():
+            if not 0.0 <= excess < math.inf:
+                remedy = "use 0 (not felt at all) or more; 1 is a device that is divided fairly"
+                raise ConfigError(f"interference.slowdowns.{phase}.{other}", excess, remedy)
+    slowdown = config["cluster"]["slowdown"]
+    if slowdown and config["interference"]["slowdowns"]:
+        raise ConfigError("cluster.slowdown", slowdown, "leave it empty, or use interference=none")
 
 
 def _check_known(prefix: str, schema: type, part: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.packing.frontier.company import Company
 from orchestrator.packing.frontier.cutting import LEVELS
 from orchestrator.packing.frontier.worth import MIB, Worth, device_memory_bytes
 from orchestrator.schema import Demand
@@ -41,9 +42,11 @@ class _Wanted:
     host_memory_bytes: Counts
     models: Mask
     barred: Counts
+    company: Company | None
 
     def of(self, numbers: Index) -> "_Wanted":
-        return _Wanted(**{field.name: getattr(self, field.name)[numbers] for field in fields(self)})
+        arrays = {field.name: getattr(self, field.name)[numbers] for field in fields(self) if field.name != "company"}
+        return _Wanted(**arrays, company=self.company and self.company.take(numbers))
 
 
 def _all_wanted(room: Room, asked: list[Demand]) -> _Wanted:
@@ -61,6 +64,7 @@ def _all_wanted(room: Room, asked: list[Demand]) -> _Wanted:
         host_memory_bytes=np.array([demand.host_memory_bytes for demand in asked], np.int64),
         models=models,
         barred=barred,
+        company=Company.of(room, asked),
     )
 
 
@@ -83,7 +87,7 @@ class Scores:
         self._cost, self._cost_on_free = np.zeros((0, nodes), np.int64), np.zeros((0, nodes), np.int64)
         self._column, self._column_on_free = np.zeros((0, nodes), np.int16), np.zeros((0, nodes), np.int16)
         self._seen = -1
-        self._conflicts = room.conflicts
+        self._conflicts, self._excess = room.conflicts, room.excess
         # Of each node: the levels of its devices, what their rests are worth and what those who will use them take,
         # how many devices are free altogether, and what it all is worth.
         self._level = np.zeros(shape, np.int64)
@@ -157,8 +161,8 @@ class Scores:
         room = self._room
         if room.revision == self._seen:
             return
-        if room.conflicts is not self._conflicts:
-            self._conflicts, self._wanted, self._seen = room.conflicts, None, -1
+        if room.conflicts is not self._conflicts or room.excess is not self._excess:
+            self._conflicts, self._excess, self._wanted, self._seen = room.conflicts, room.excess, None, -1
         changed = room.changed_since(self._seen) if self._seen >= 0 else None
         self._seen = room.revision
         rows = np.arange(len(room.nodes)) if changed is None else np.array(sorted(changed), np.intp)
@@ -252,6 +256,8 @@ class Scores:
         )
         cores, shares = self._left(rows)
         cost = (self._value[rows] + cores)[:, None] + opened * (shares + _OPENING)[:, None] - value
+        if wanted.company is not None:
+            cost = cost + wanted.company.lost(room, rows, wanted.units)
         cost[~self._fits(wanted, rows)] = NOWHERE
         # Parts on devices that are free altogether are kept apart; whole devices are all of that kind.
         apart = opened & (wanted.units < SHARE_UNITS)[:, None, None]

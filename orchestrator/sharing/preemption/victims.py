@@ -186,7 +186,7 @@ def least_lost_victims(
         by_node.setdefault(candidate.node_id, []).append(candidate)
     sets = _sets_by_cost([(nodes[node_id], on_node) for node_id, on_node in by_node.items()], demand)
     for _, (node, victims) in zip(range(sets_looked_at), sets, strict=False):
-        if allowed(victims) and node.makes_room(demand, victims):
+        if node.makes_room(demand, victims) and allowed(victims):
             return victims
     if next(sets, None) is None:
         return None
