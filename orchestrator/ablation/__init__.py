@@ -1,0 +1,1 @@
+"""What each mechanism brings: a study run with all of them, without one at a time, and without any."""
