@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-gpu check bench faults lock clean
+.PHONY: run test test-all test-gpu check bench bench-peers faults lock clean
 
 run: $(READY)
 	$(BIN)/orchestrator run study=rl_vs_sft
@@ -29,6 +29,17 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.scheduling
 	$(BIN)/python -m tests.bench.scale
+
+# This project against a shell loop, Hydra's Ray launcher and Ray Tune on one study; about half an hour on a quiet
+# machine of two cores. It goes on where it was stopped. ARGS="--systems ours,tune_asha --repeats 1" does a part of it.
+bench-peers: $(READY) $(VENV)/peers
+	$(BIN)/python -m tests.bench.peers --packages $(VENV)/peers $(ARGS)
+
+# Beside the environment and without its dependencies: its pins (cloudpickle<3, boto3) are for its AWS launcher, and the
+# first of them is not what this project and mlflow run with.
+$(VENV)/peers: $(READY)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ hydra-ray-launcher==1.2.2
+	touch $@
 
 # 200 SIGKILLs against a small study, on Ray and without it; about twenty minutes.
 faults: $(READY)
