@@ -24,8 +24,8 @@ class Channel(Protocol):
         kept its share of the device busy (None: unknown). Every process of a gang says its own."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Around what a step does of one kind: `rollout`, `learn`. Where programs on a device take turns, it waits until
-        nobody else there is in that phase. Never one inside another."""
+        """Around what a step does of one kind: `rollout`, `learn`. Where programs on a device take turns, it waits
+        until nobody else there is in that phase. Never one inside another."""
 
     def stop_requested(self) -> bool:
         """True once the stage should checkpoint and return `Outcome(finished=False)` at this step boundary."""

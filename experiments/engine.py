@@ -27,6 +27,8 @@ from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.optimizer import MemberOptimizer
 from experiments.models.decoder import Decoder
+from experiments.parking import Parking
+from experiments.parts import timed_as
 from orchestrator.schema import Assignment, DeviceKind
 from orchestrator.schema.training import DeepSpeedConfig, OptimizerConfig
 
@@ -152,6 +154,7 @@ class Engine:
         self._grad_norm = torch.zeros(())
         decoder.to(device)
         adam = torch.optim.AdamW(decoder.parameters(), **self._hyperparameters, fused=True)
+        self._adam, self._parking = adam, Parking(device)
         self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
         self._engine.train()
         if plain_fp32:
@@ -174,6 +177,7 @@ class Engine:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self._engine(*args, **kwargs)
 
+    @timed_as("backward")
     def backward(self, loss: Tensor) -> None:
         """Accumulates the gradients of a loss that is normalised by the global batch.
 
@@ -181,6 +185,7 @@ class Engine:
         """
         self._engine.backward(loss * self.world_size if self.world_size > 1 else loss, scale_wrt_gas=False)
 
+    @timed_as("optimizer")
     def step(self, lr: float) -> None:
         """Ends a micro-batch; after the last of a batch, clips and updates at learning rate `lr`."""
         for group in self._engine.optimizer.param_groups:
@@ -192,6 +197,26 @@ class Engine:
         """Norm of the last step's global gradient before clipping, a scalar."""
         norm = self._engine.get_global_grad_norm()
         return self._grad_norm if norm is None else torch.as_tensor(norm, dtype=torch.float32)
+
+    @contextmanager
+    def unparked(self, parks: bool) -> Iterator[None]:
+        """Around the steps of an engine that `parks`: the optimizer's state is on the device inside, and in host memory
+        afterwards. One that doesn't has it on the device all the time."""
+        if parks:
+            self.unpark()
+        yield
+        if parks:
+            self.park()
+
+    def park(self) -> None:
+        """Moves the optimizer's state to host memory, bit for bit, and gives the device's memory back, that of
+        gradients too: no step leaves any behind. There must be none until `unpark`; all else goes on."""
+        values = (value for state in self._adam.state.values() for value in state.values())
+        self._parking.park(value for value in values if isinstance(value, Tensor))
+
+    def unpark(self) -> None:
+        """Moves it back to the device."""
+        self._parking.unpark()
 
     def decoder(self) -> Decoder:
         """A model with the current weights, good for decoding until the next step. Collective under ZeRO 3.
@@ -244,6 +269,7 @@ class DeepSpeedStack(StackEngine):
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self._engine(*args, **kwargs)
 
+    @timed_as("backward")
     def backward(self, losses: Tensor) -> None:
         """Gradients of each member's own loss, (M,)."""
         self._engine.backward(losses.sum(), scale_wrt_gas=False)

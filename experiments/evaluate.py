@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from experiments.batches import encode_prompts
 from experiments.gang import sum_over_processes
 from experiments.models.decoder import Decoder
+from experiments.parts import timed_as
 from experiments.rollout import generate
 from experiments.tasks import Problem, Task
 from experiments.tasks.tokenizer import CharTokenizer
@@ -37,6 +39,14 @@ def wilson_interval(successes: int, count: int, z: float = _Z_95) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+@timed_as("verify")
+def judged(task: Task, problems: Sequence[Problem], tokens: Tensor, tokenizer: CharTokenizer) -> list[float]:
+    """Rewards of one answer to each of `problems`; tokens: (problems, T)."""
+    answers = map(tokenizer.decode, tokens.tolist())
+    return [task.reward(problem, text) for problem, text in zip(problems, answers, strict=True)]
+
+
+@timed_as("evaluate")
 def evaluate(
     model: Decoder, task: Task, problems: Sequence[Problem], tokenizer: CharTokenizer, batch_size: int
 ) -> Evaluation:
@@ -48,13 +58,13 @@ def evaluate(
         prompts = encode_prompts([problem.prompt for problem in batch], tokenizer, model.device)
         answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens)
         tokens += int(answers.mask.sum())
-        completions = map(tokenizer.decode, answers.tokens.tolist())
-        right += sum(task.reward(problem, text) for problem, text in zip(batch, completions, strict=True))
+        right += sum(judged(task, batch, answers.tokens, tokenizer))
     totals = sum_over_processes(torch.tensor([right, float(tokens)], dtype=torch.float64, device=model.device)).tolist()
     successes, count = round(totals[0]), len(problems)
     return Evaluation(successes / count, *wilson_interval(successes, count), totals[1] / count)
 
 
+@timed_as("evaluate")
 def seconds_per_answer(
     model: Decoder, task: Task, problems: Sequence[Problem], tokenizer: CharTokenizer, count: int
 ) -> float:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 
+from experiments.parts import timed_as
 from orchestrator.schema.training import AdvantageScale, Aggregation
 
 IGNORED = -100
@@ -47,6 +48,7 @@ def group_advantages(rewards: Tensor, scale: AdvantageScale, eps: float = 1e-4) 
     return centred / (rewards.std(dim=1, keepdim=True) + eps)
 
 
+@timed_as("forward")
 def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature)[targets].
 
@@ -111,6 +113,7 @@ def clipped_tokens(
     return (ratio < lowest) & (advantages < 0) & mask, (ratio > highest) & (advantages > 0) & mask
 
 
+@timed_as("forward")
 def grpo_loss(
     log_probs: Tensor,
     old_log_probs: Tensor,
@@ -195,6 +198,7 @@ def _aggregate(
     return per_token.sum() / (sequences * max_answer_tokens)
 
 
+@timed_as("forward")
 def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor, token_count: Tensor | float | None = None) -> Tensor:
     """Mean negative log-likelihood of the answers' tokens, in nats per token; prompts are masked.
 

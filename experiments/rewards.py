@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from experiments.parts import timed_as
 from experiments.rollout import Rollout
 from experiments.tasks import CharTokenizer, Problem, Task
 
 
+@timed_as("verify")
 def completion_rewards(task: Task, problems: Sequence[Problem], rollout: Rollout, tokenizer: CharTokenizer) -> Tensor:
     """Rewards (P, G) of a rollout's completions; the same answer to the same prompt is judged once."""
     completions = [tokenizer.decode(ids) for ids in rollout.tokens.tolist()]

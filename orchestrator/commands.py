@@ -13,14 +13,27 @@ from orchestrator.events import (
     Instruction,
     QueueRequested,
     RecordAnswer,
+    RecordStudy,
     StudySubmitted,
     TrialExtended,
     TrialsAdded,
 )
 from orchestrator.keys import warm_variant
 from orchestrator.ports import Clock, Cluster, LeaderStore, StoreUnavailable
-from orchestrator.recovery import demands_of, restore_study, stages_of_trials
-from orchestrator.schema import Command, CommandKind, Demand, DeviceKind, Outcome, Study, Trial, TrialState, Variant
+from orchestrator.recovery import demands_of, restore_study, reusable_stages, stages_of_trials
+from orchestrator.schema import (
+    Command,
+    CommandKind,
+    Demand,
+    DeviceKind,
+    Outcome,
+    Stage,
+    Study,
+    Trial,
+    TrialState,
+    Variant,
+)
+from orchestrator.search import is_search
 from orchestrator.state import SchedulerState
 from orchestrator.variants import variant_from_data
 
@@ -147,8 +160,7 @@ class CommandDesk:
             answer += str(tenant.max_priority)
             study = replace(study, priority=tenant.max_priority)
         kind = study.device_kind or DeviceKind.CPU
-        reuse = bool(study.config.get("study", {}).get("reuse_stages", True))
-        prefixes = {stage.key for trial in trials for stage in trial.variant.stages[:-1]} if reuse else set()
+        prefixes = reusable_stages(trials) if study.reuses_stages else set()
         event = StudySubmitted(
             at=self._clock.now(),
             study=study,
@@ -167,17 +179,36 @@ class CommandDesk:
 
     def _halt(self, command: Command, trials: Sequence[Trial], instructions: list[Instruction]) -> str | None:
         into = _HALTS[command.kind]
-        concerned = [t for t in trials if t.state.may_become(into) and t.state is not into]
+        # What a stopping policy holds is a person's only if it is meant by its own name.
+        named = command.target not in self._state.studies
+        concerned = [t for t in trials if t.state.may_become(into) and (t.state is not into or (named and t.held))]
         by = f" by {command.author}" if command.author else ""
         instructions += self._state.handle(self._halt_event(concerned, into, f"{into}{by}"))
+        stops_asking = self._set_halted(command.target, into, instructions)
         if any(trial.trial_id in self._state.leaving for trial in trials):
             return None
         counts = self._counts(trials)
-        if command.kind is CommandKind.PAUSE and not any(
-            self._state.trials[t.trial_id].state is TrialState.PAUSED for t in trials
+        if (
+            command.kind is CommandKind.PAUSE
+            and not stops_asking
+            and not any(self._state.trials[t.trial_id].state is TrialState.PAUSED for t in trials)
         ):
             raise Refused(f"nothing to pause: {counts}")
         return counts
+
+    def _set_halted(self, target: str, halted: str, instructions: list[Instruction]) -> bool:
+        """Keep what a person said of a study that is searched as a whole. Whether `target` is one of which something
+        else was said before, or the same and there is more to ask for."""
+        study = self._state.studies.get(target)
+        if study is None or not is_search(study) or (study.ended_at is not None and halted):
+            return False
+        if study.halted == halted:
+            return bool(halted)
+        instructions += self._state.reopen(target, self._clock.now())
+        study = self._state.studies[target] = replace(self._state.studies[target], halted=str(halted))
+        self._state.touch(target)
+        instructions.append(RecordStudy(study=study, at=self._clock.now()))
+        return True
 
     def _halt_event(self, trials: Iterable[Trial], into: TrialState, reason: str) -> HaltRequested:
         trial_ids = tuple(trial.trial_id for trial in trials)
@@ -186,8 +217,10 @@ class CommandDesk:
     def _queue_again(self, command: Command, trials: Sequence[Trial], instructions: list[Instruction]) -> str:
         retry = command.kind is CommandKind.RETRY
         wanted = (TrialState.FAILED, TrialState.CANCELLED) if retry else (TrialState.PAUSED,)
-        trial_ids = tuple(trial.trial_id for trial in trials if trial.state in wanted)
-        if not trial_ids:
+        named = command.target not in self._state.studies
+        trial_ids = tuple(trial.trial_id for trial in trials if trial.state in wanted and (named or not trial.held))
+        asks_again = self._set_halted(command.target, "", instructions)
+        if not trial_ids and not asks_again:
             what = "failed or cancelled" if retry else "paused"
             raise Refused(f"nothing to {command.kind}: no trial is {what} ({self._counts(trials)})")
         instructions += self._state.handle(QueueRequested(at=self._clock.now(), trial_ids=trial_ids, retry=retry))
@@ -226,7 +259,7 @@ class CommandDesk:
         steps, had = variant.stages[-1].budget_steps, trial.variant.stages[-1].budget_steps
         if steps <= had:
             raise Refused(f"{trial.trial_id} has {had} steps already; give more than that, not {steps}")
-        if [stage.key for stage in variant.stages[:-1]] != [stage.key for stage in trial.variant.stages[:-1]]:
+        if [stage.key for stage in variant.before_last] != [stage.key for stage in trial.variant.before_last]:
             raise Refused("its earlier stages are other ones by now (code, data or packages changed); clone it")
         if trial.state in (TrialState.QUEUED, TrialState.RUNNING):
             reason = f"to be extended to {steps} steps"
@@ -234,7 +267,7 @@ class CommandDesk:
             trial = self._state.trials[trial.trial_id]
             if trial.state is TrialState.RUNNING:
                 return None
-        if trial.stage_index >= len(trial.variant.stages) - 1:
+        if trial.stage_index >= len(trial.variant.before_last):
             kept = self._kept(trial)
             if kept is not None:
                 variant = warm_variant(variant, *kept)
@@ -251,8 +284,10 @@ class CommandDesk:
     def _warm(self, parent: Trial, variant: Variant) -> Variant:
         """Raises Refused if the parent has no checkpoint that the variant could start from."""
         mine, theirs = variant.stages, parent.variant.stages
-        if [stage.key for stage in mine[:-1]] != [stage.key for stage in theirs[:-1]]:
-            changed = next((a.name for a, b in zip(mine, theirs, strict=False) if a.key != b.key), mine[0].name)
+        before, theirs_before = variant.before_last, parent.variant.before_last
+        if [stage.key for stage in before] != [stage.key for stage in theirs_before]:
+            pairs = zip(before, theirs_before, strict=False)
+            changed = next((a.name for a, b in pairs if a.key != b.key), mine[0].name)
             raise Refused(f"a warm clone changes its last stage only, and this changes stage {changed}; clone it cold")
         if mine[-1].entrypoint != theirs[-1].entrypoint:
             raise Refused("a warm clone keeps its parent's algorithm, whose checkpoint it starts from; clone it cold")
@@ -264,19 +299,27 @@ class CommandDesk:
         return warm_variant(variant, *kept)
 
     def _kept(self, trial: Trial) -> tuple[str, int] | None:
-        """The newest checkpoint of a trial's last stage, under whichever study it was run; else what that stage itself
-        starts from; None if there is neither."""
-        last = trial.variant.stages[-1]
+        """The newest checkpoint of a trial's last stage, or of the part of its trunk that it has come to; else what
+        that stage itself starts from; None if there is neither."""
+        stages = trial.variant.stages
+        for stage in reversed(stages[len(trial.variant.before_last) : trial.stage_index + 1]):
+            kept = self._kept_of(trial, stage)
+            if kept is not None:
+                return kept
+        return (stages[-1].warm_from, stages[-1].warm_step) if stages[-1].warm_from else None
+
+    def _kept_of(self, trial: Trial, stage: Stage) -> tuple[str, int] | None:
+        """The newest checkpoint of a trial's stage, under whichever study it was run."""
         runs = {trial.study_id: 0.0} | {
             line.study_id: line.opened_at
             for line in self._state.ledger.concerning(trial.study_id)
-            if line.stage_key == last.key and trial.trial_id in line.trial_ids
+            if line.stage_key == stage.key and trial.trial_id in line.trial_ids
         }
         for study_id in sorted(runs, key=lambda study_id: -runs[study_id]):
-            kept = self._cluster.keep_checkpoint(study_id, last.key)
+            kept = self._cluster.keep_checkpoint(study_id, stage.key)
             if kept is not None:
                 return kept
-        return (last.warm_from, last.warm_step) if last.warm_from else None
+        return None
 
     def _demands(self, study: Study, variant: Variant) -> dict[str, Demand]:
         kind = study.device_kind or DeviceKind.CPU

@@ -50,8 +50,8 @@ class ClusterConfig:
     share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. memory_per_trial_gib:
     of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. max_memory_raises:
     how often one that takes more memory than it was given may be given more. max_slowdown_per_trial: how many times
-    longer than alone on its device its steps may take beside others; 0 is any number. Fields that a subclass adds go
-    to the implementation's constructor.
+    longer than alone on its device its steps may take beside others; 0 is any number. fuses: whether several trials
+    may run in one program there. Fields that a subclass adds go to the implementation's constructor.
     """
 
     name: str = MISSING
@@ -63,6 +63,7 @@ class ClusterConfig:
     max_attempts: int = 3
     max_memory_raises: int = 3
     max_slowdown_per_trial: float = 0.0
+    fuses: bool = True
 
 
 @dataclass
@@ -83,7 +84,7 @@ class RayClusterConfig(NodeClusterConfig):
 
 @dataclass
 class PolicyConfig:
-    """The name of one policy of a family: `packing` or `stopping`."""
+    """The name of one policy of a family: `packing`, or `stopping` where nothing is stopped."""
 
     name: str = MISSING
 
@@ -138,6 +139,57 @@ class RandomConfig(PolicyConfig):
 
 
 @dataclass
+class FusionConfig:
+    """Whether variants that differ in numbers only train as one program. `max_width`: how many at most; how many it
+    will be is measured. `refill`: seats that members have left go to others of their kind at once. `patience_s`: for how
+    long whoever waits may be overtaken by those."""
+
+    name: str = MISSING
+    max_width: int = 16
+    refill: bool = True
+    patience_s: float = 300.0
+
+
+@dataclass
+class PhasesConfig:
+    """Whether programs that share a device take turns in what they do: one decodes while the other learns."""
+
+    name: str = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Which of a sweep's combinations are tried. `grid`, which has nothing but its name: every one."""
+
+    name: str = MISSING
+
+
+@dataclass
+class SamplerConfig(SearchConfig):
+    """Points are drawn one by one, by what those that are over have shown, while others run.
+
+    trials: how many trials there may be in all, a point's trials being as many as its `seeds`: from the variant's own
+    seed on, or those that the sweep lists under `seed`. metric: of the last stage, a mean over a point's seeds; it must
+    not be measured on test problems. direction: maximize or minimize it. seed: of what is drawn. ahead: points are
+    drawn while fewer trials than this wait; 0 is twice the devices.
+    """
+
+    trials: int = 32
+    metric: str = "dev_accuracy"
+    direction: str = "maximize"
+    seed: int = 0
+    seeds: int = 1
+    ahead: int = 0
+
+
+@dataclass
+class ModelSamplerConfig(SamplerConfig):
+    """`startup`: so many points are drawn at random, before what they showed says where to look."""
+
+    startup: int = 10
+
+
+@dataclass
 class OrderingConfig:
     """Who goes next. Whoever has waited for `max_wait_s` goes first, by arrival, under every policy."""
 
@@ -160,6 +212,46 @@ class PreemptionConfig:
     name: str = MISSING
     max_preemptions: int = 3
     min_hold_s: float = 10.0
+
+
+@dataclass
+class DefragmentationConfig:
+    """Who moves so that a blocked request finds its devices together. A trial that made room or moved `max_moves` times
+    is not moved, nor is one that has held its devices for less than `min_hold_s`. `restart_s`: what leaving and going
+    on elsewhere costs [s]. `margin`: how many times what is lost the wait that is saved must be worth."""
+
+    name: str = MISSING
+    max_moves: int = 2
+    min_hold_s: float = 60.0
+    restart_s: float = 30.0
+    margin: float = 2.0
+
+
+@dataclass
+class EarlyStoppingConfig(PolicyConfig):
+    """resource: what trials are compared by, `device_seconds`, `tokens` or `steps` of their last stage. min_resource:
+    the first rung, in units of it; each rung lies `reduction_factor` times further than the one before. grace: by
+    algorithm (`others`: those not named), how long a trial is left alone, as a fraction of its budget of steps
+    (`grace_unit=budget`) or in units of the resource (`resource`). min_trials: nobody is judged on a rung before so
+    many have reached it. confidence: no verdict is given that is less sure. finish_share: the part of the stopped
+    trials that is trained to its end all the same, drawn by `seed`, to measure what stopping costs."""
+
+    resource: str = "device_seconds"
+    min_resource: float = 1.0
+    reduction_factor: int = 3
+    grace: dict[str, float] = field(default_factory=dict)
+    grace_unit: str = "budget"
+    min_trials: int = 4
+    confidence: float = 0.9
+    finish_share: float = 0.1
+    seed: int = 0
+
+
+@dataclass
+class HyperbandConfig(EarlyStoppingConfig):
+    """`brackets`: settings are dealt into so many; those of bracket b are not judged on their first b rungs."""
+
+    brackets: int = 3
 
 
 @dataclass
@@ -195,6 +287,18 @@ class AccessConfig:
 
 
 @dataclass
+class CacheConfig:
+    """How much room stage outputs and checkpoints may take. `max_gib` 0 is any. The service looks every `every_s`
+    seconds and removes what was used least recently; nothing that a trial needs which is not over, and nothing that was
+    used within `min_age_s` seconds."""
+
+    name: str = MISSING
+    max_gib: float = 0.0
+    min_age_s: float = 3600.0
+    every_s: float = 600.0
+
+
+@dataclass
 class TrackingConfig:
     """`uri`: an MLflow server (http://...) or database; empty is `mlflow.db` in the home folder."""
 
@@ -206,13 +310,17 @@ class TrackingConfig:
 class StudyConfig:
     """`sweep` maps override keys to values in Hydra's sweep grammar; the command line has the last word.
 
-    reuse_stages: take a non-final stage's output from an earlier study where its key is the same. tenant: whose quota
-    and share it counts against. priority: higher goes first under `ordering=priority`, and may preempt lower ones.
+    share_stages: run equal stages once for all that need them; if not, each trial runs all of its own. reuse_stages:
+    take a non-final stage's output from an earlier study where its key is the same. share_trunks: runs
+    that differ in length only, or in their decay, do once what they have in common (see `sweep.trunks`). tenant: whose
+    quota and share it counts against. priority: higher goes first under `ordering=priority`, and may preempt lower ones.
     """
 
     name: str = MISSING
     sweep: dict[str, str] = field(default_factory=dict)
+    share_stages: bool = True
     reuse_stages: bool = True
+    share_trunks: bool = True
     tenant: str = "default"
     priority: int = 0
 
@@ -226,8 +334,8 @@ class DebugConfig:
 
 @dataclass
 class Config:
-    """One variant, fully resolved. `ordering`, `packing`, `preemption`, `tenants`, `access`, `tracking` and most of
-    `cluster` are the service's: a study that is submitted to a running one takes them from there."""
+    """One variant, fully resolved. `ordering`, `packing`, `fusion`, `phases`, `preemption`, `defragmentation`, `tenants`,
+    `access`, `tracking` and most of `cluster` are the service's: a study that is submitted to a running one takes them from there."""
 
     study: StudyConfig = MISSING
     recipe: RecipeConfig = MISSING
@@ -240,11 +348,16 @@ class Config:
     cluster: ClusterConfig = MISSING
     ordering: OrderingConfig = MISSING
     packing: PolicyConfig = MISSING
+    fusion: FusionConfig = MISSING
+    phases: PhasesConfig = MISSING
     preemption: PreemptionConfig = MISSING
+    defragmentation: DefragmentationConfig = MISSING
     stopping: PolicyConfig = MISSING
+    search: SearchConfig = MISSING
     tenants: TenantsConfig = MISSING
     access: AccessConfig = MISSING
     tracking: TrackingConfig = MISSING
+    cache: CacheConfig = MISSING
     debug: DebugConfig = MISSING
     seed: int = 0
 
@@ -266,8 +379,11 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("ordering", "base_ordering"): OrderingConfig,
     ("ordering", "base_fair_share"): FairShareConfig,
     ("preemption", "base_preemption"): PreemptionConfig,
+    ("defragmentation", "base_defragmentation"): DefragmentationConfig,
     ("tenants", "base_tenants"): TenantsConfig,
     ("access", "base_access"): AccessConfig,
+    ("fusion", "base_fusion"): FusionConfig,
+    ("phases", "base_phases"): PhasesConfig,
     ("packing", "base_policy"): PolicyConfig,
     ("packing", "base_best_fit"): BestFitConfig,
     ("packing", "base_dot_product"): DotProductConfig,
@@ -276,15 +392,32 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("packing", "base_optimal"): OptimalConfig,
     ("packing", "base_random"): RandomConfig,
     ("stopping", "base_policy"): PolicyConfig,
+    ("stopping", "base_successive_halving"): EarlyStoppingConfig,
+    ("stopping", "base_hyperband"): HyperbandConfig,
+    ("stopping", "base_median"): EarlyStoppingConfig,
+    ("stopping", "base_wilcoxon"): EarlyStoppingConfig,
+    ("search", "base_search"): SearchConfig,
+    ("search", "base_random"): SamplerConfig,
+    ("search", "base_cmaes"): SamplerConfig,
+    ("search", "base_tpe"): ModelSamplerConfig,
+    ("search", "base_gp"): ModelSamplerConfig,
     ("tracking", "base_tracking"): TrackingConfig,
+    ("cache", "base_cache"): CacheConfig,
     ("debug", "base_debug"): DebugConfig,
 }
+
+
+# What was registered last: doing it again takes longer than composing does.
+_registered: list[Mapping[tuple[str, str], type]] = []
 
 
 def register_schemas(schemas: Mapping[tuple[str, str], type] = SCHEMAS, provider: str = __name__) -> None:
     """Make structured configs known to Hydra by group and name: the `base_*` entries that the YAML files start from."""
     from hydra.core.config_store import ConfigStore
 
+    if _registered == [schemas]:
+        return
+    _registered[:] = [schemas]
     store = ConfigStore.instance()
     for (group, name), schema in schemas.items():
         store.store(group=group or None, name=name, node=schema, provider=provider)

@@ -11,6 +11,8 @@ from orchestrator.schema import (
     Allocation,
     Demand,
     Device,
+    EarlyStop,
+    Fate,
     Outcome,
     Placement,
     Prediction,
@@ -133,7 +135,7 @@ class MemoryExceeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCompleted:
-    """The stage's output is committed and its processes have ended."""
+    """The stage's output is committed, and its processes have ended or, in a stack, go on without it."""
 
     at: float
     bundle_id: str
@@ -170,22 +172,28 @@ class BundleStopped:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaltRequested:
     """These trials shall leave their devices at the next step boundary. `into`: PAUSED (to go on later), CANCELLED (no
-    answer) or PRUNED (a policy had evidence). Trials that are over, or that can't become that, are left alone."""
+    answer) or PRUNED (a policy had evidence). Trials that are over, or that can't become that, are left alone.
+
+    With a `stop` it is a stopping policy that asks, to have them PAUSED; it leaves alone those of which a person has
+    said what shall become of them. Those that it holds it may have PRUNED."""
 
     at: float
     trial_ids: tuple[str, ...]
     into: TrialState
     reason: str
+    stop: EarlyStop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRequested:
     """These trials shall wait for devices again if they are paused (`resume`) or, with `retry`, failed or cancelled.
-    Trials that run, wait or are decided are left alone."""
+    Trials that run, wait or are decided are left alone. With a `fate` it is a stopping policy that lets those go on
+    that it holds, and only those."""
 
     at: float
     trial_ids: tuple[str, ...]
     retry: bool = False
+    fate: Fate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

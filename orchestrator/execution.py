@@ -18,6 +18,7 @@ from orchestrator.report.live import LiveView
 from orchestrator.report.progress import progress_of
 from orchestrator.report.table import print_tables
 from orchestrator.schema import CommandKind, DeviceKind, Study, TrialState
+from orchestrator.search import is_search
 from orchestrator.service.rooms import build_cluster, service_config
 from orchestrator.service.serving import Service
 from orchestrator.service.sharing_file import pairs_for_report
@@ -55,7 +56,7 @@ def resume_study(study_id: str | None, home: Home, author: str) -> int:
     with contextlib.closing(store):
         study = find_study(store, study_id)
         states = {trial.state for trial in store.trials(study.study_id)}
-        if all(state.terminal for state in states):
+        if all(state.terminal for state in states) and (study.ended_at is not None or not is_search(study)):
             again = f"orchestrator report {study.study_id}"
             Console().print(f"{study.study_id} is over, nothing is left to do; see: {again}", soft_wrap=True)
             return EXIT_DECIDED if all(state.decided for state in states) else EXIT_FAILED
@@ -197,7 +198,9 @@ class _Run:
             view(state, self._store, now, [self._study_id])
         if self._study_id not in state.studies:
             return
-        if not self._opened and state.room.devices:
+        # The first points of a search are still being drawn when it is taken in.
+        drawn = bool(state.counts[self._study_id]) or not is_search(state.studies[self._study_id])
+        if not self._opened and state.room.devices and drawn:
             self._opened = True
             if leading is not None:
                 self._refuse_what_never_fits(state)
@@ -219,6 +222,9 @@ class _Run:
         kind = "CPU cores standing in for GPUs" if study.device_kind is DeviceKind.CPU else "GPUs"
         counts = f"{len(trials)} trials, {len(runs)} different stages, {len(state.room.devices)} devices"
         others = [s for s in state.studies.values() if s.ended_at is None and s is not study]
+        if is_search(study):
+            search = study.config["search"]
+            counts = f"a {search['name']} search of up to {search['trials']} trials, {len(state.room.devices)} devices"
         line = f"study {study.study_id}: {counts} (device_kind={study.device_kind}: {kind})"
         return f"{line}; {len(others)} other studies are in this queue" if others else line
 

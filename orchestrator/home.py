@@ -1,5 +1,7 @@
 """Where a user's studies live on disk: the store, the embedded MLflow, artifacts and logs, under one folder."""
 
+import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,17 @@ class Home:
     @property
     def cache(self) -> Path:
         return self.artifacts / "cache"
+
+    def trunk_ends(self, trunk: str, processes: int) -> set[int]:
+        """The steps at which stages of a trunk ended whose outputs are there, with the training state of a gang of so
+        many `processes`. What `cluster.outputs` wrote down when it committed them."""
+        ends: set[int] = set()
+        for note in (self.artifacts / "trunks" / trunk).glob("*"):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # it is being written, or gone by now
+                end = json.loads(note.read_bytes())
+                if end["processes"] == processes and (self.artifacts / "stages" / note.name).is_dir():
+                    ends.add(int(end["steps"]))
+        return ends
 
     def report_folder(self, study_id: str) -> Path:
         """Where a study's report files are written."""

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -31,6 +32,8 @@ from orchestrator.events import (
     StudyFinished,
     StudyForgotten,
 )
+from orchestrator.fusion import Fusion, Plan
+from orchestrator.moving import Moving
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
 from orchestrator.ports import Clock, Cluster, ClusterUnavailable, LeaderStore, StoreUnavailable
@@ -47,12 +50,15 @@ from orchestrator.schema import (
     Trial,
     TrialState,
 )
+from orchestrator.search.desk import InThisThread, SearchDesk
+from orchestrator.sharing.defragmentation import DefragmentationPolicy
+from orchestrator.sharing.defragmentation import never as move_nobody
 from orchestrator.sharing.preemption import PreemptionPolicy
 from orchestrator.sharing.preemption import never as keep_all
 from orchestrator.sharing.quota import admit
 from orchestrator.snapshot import Head, Snapshot
 from orchestrator.state import SchedulerState
-from orchestrator.stopping import STOPPINGS, StoppingPolicy, never
+from orchestrator.stopping import STOPPINGS, GoOn, Hold, StoppingPolicy, Verdict, never
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +77,8 @@ Finish = Callable[[Study, Sequence[Trial], Sequence[Allocation], Sequence[Predic
 class Policies:
     """How the queue is served. `half_life_s`: of what tenants have used, for the orderings that look at it.
     `whole_devices`: the packing gives no shares of devices. `max_memory_raises`: how often a stage may be given more
-    memory than it asked for before its trials fail."""
+    memory than it asked for before its trials fail. `fusion`: how stages of one fusion key become stacks; None: each
+    runs in a program of its own. `antiphase`: programs that share a device take turns in what they do."""
 
     ordering: OrderingPolicy
     packing: PackingPolicy
@@ -80,6 +87,9 @@ class Policies:
     half_life_s: float = 86_400.0
     whole_devices: bool = False
     max_memory_raises: int = 3
+    fusion: Fusion | None = None
+    antiphase: bool = False
+    defragmentation: DefragmentationPolicy = move_nobody
 
     def new_state(self, max_attempts: int) -> SchedulerState:
         """An empty machine that counts as these policies do."""
@@ -89,6 +99,8 @@ class Policies:
             half_life_s=self.half_life_s,
             whole_devices=self.whole_devices,
             max_memory_raises=self.max_memory_raises,
+            fuses=self.fusion is not None,
+            antiphase=self.antiphase,
         )
 
 
@@ -98,7 +110,8 @@ class SchedulingLoop:
     max_attempts: how often a stage may be lost with its worker before its trials fail. finish: makes the report of a
     study that is over. term: of the caller's lease; 0 for a store that nobody else uses. forecasts: keep when trials
     were first expected to start and to end. new_bundle_id: ids that never came before; decisions may break ties by
-    them. forget_after_s: how long a study that is over stays in mind.
+    them. forget_after_s: how long a study that is over stays in mind. searching: where further trials of searched
+    studies are drawn and composed.
     """
 
     def __init__(
@@ -115,6 +128,7 @@ class SchedulingLoop:
         forecasts: bool = True,
         new_bundle_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
         forget_after_s: float = FORGET_AFTER_S,
+        searching: Executor | None = None,
     ) -> None:
         self.state = policies.new_state(max_attempts)
         self._cluster = cluster
@@ -129,10 +143,13 @@ class SchedulingLoop:
         self._new_bundle_id = new_bundle_id
         self._forget_after_s = forget_after_s
         self._desk = CommandDesk(self.state, store, cluster, clock)
+        self._search = SearchDesk(self.state, clock, self._outputs_at_hand, searching or InThisThread())
         self._predictions = Predictions(self.state)
+        self._moving = Moving(self.state, policies.defragmentation, policies.packing)
         self._waiting_since: float | None = None
         self._more_to_place = False
         self._unjudged: Sequence[str] = ()
+        self._stoppings: dict[str, StoppingPolicy] = {}
         self._nodes_recorded = -1
         self._reports_waiting: dict[str, None] = {}
         self._to_forget: list[tuple[float, str]] = []
@@ -193,14 +210,23 @@ class SchedulingLoop:
         # 4. Which trials have run long enough.
         touched = self.state.take_touched()
         instructions += self._decide(self._verdicts([*self._unjudged, *touched]))
+        # Also 4: which trials are added to studies that are searched, before those that wait run out.
+        instructions += self._search.further([*self._unjudged, *touched])
         snapshot = self.state.snapshot(self._clock.now())
         self._more_to_place = False
         if len(self.state.queue) and snapshot.room.nodes:
-            # 5. Who goes next, within whose quota: asked for as far as somebody wants to know.
-            service, _ = admit(self._policies.ordering(self.state.without_impossible(snapshot)), snapshot)
+            # 5. Who goes next, within whose quota: asked for as far as somebody wants to know. Those that will train as
+            # one program stand there as one, once free seats of the programs that run are filled.
+            ordered = self._policies.ordering(self.state.without_impossible(snapshot))
+            plan = Plan(())
+            if self._policies.fusion is not None:
+                filled, snapshot, ordered, plan = self._fuse(self._policies.fusion, snapshot, iter(ordered))
+                instructions += filled
+            service, others_wait = self._moving.served(admit(ordered, snapshot)[0])
             # 6. Onto which devices, and 7. who makes room for those that don't fit.
-            placed, unplaced, decided = self._place(snapshot, iter(service))
+            placed, unplaced, decided = self._place(snapshot, iter(service), plan)
             instructions += decided
+            self._more_to_place |= others_wait
             if unplaced and not self._more_to_place:
                 instructions += self._decide(self._make_room(placed, unplaced))
                 # 8. When the others can expect to start.
@@ -238,50 +264,80 @@ class SchedulingLoop:
         for study_id in dict.fromkeys(study_ids):
             study = self.state.studies.get(study_id)
             policy = never if study is None else self._stopping(study)
-            stopped = tuple(policy(self.state.study_trials(study_id))) if policy is not never else ()
-            if stopped:
-                reason = f"stopped early by {getattr(policy, '__name__', 'the stopping policy')}"
+            if policy is not never:
                 now = self._clock.now()
-                events.append(HaltRequested(at=now, trial_ids=stopped, into=TrialState.PRUNED, reason=reason))
+                events += [_said(verdict, now) for verdict in policy(self.state.study_trials(study_id))]
         return events
 
     def _stopping(self, study: Study) -> StoppingPolicy:
-        return STOPPINGS[study.config["stopping"]["name"]] if "stopping" in study.config else never
+        """The study's own policy: it remembers what it has read of the trials."""
+        if study.study_id not in self._stoppings:
+            config = study.config.get("stopping", {"name": "never"})
+            self._stoppings[study.study_id] = STOPPINGS[config["name"]](config)
+        return self._stoppings[study.study_id]
+
+    def _fuse(
+        self, fusion: Fusion, snapshot: Snapshot, ordered: Iterator[Request]
+    ) -> tuple[list[Instruction], Snapshot, Iterable[Request], Plan]:
+        """What follows from filling seats, the snapshot after it, and the order of service with joined requests."""
+        waiting = list(itertools.islice(ordered, fusion.look_ahead))
+        instructions: list[Instruction] = []
+        stacks = self.state.stacks.all()
+        admitted = waiting
+        if stacks and snapshot.has_quotas:
+            fit, _ = admit(fusion.for_seats(stacks, waiting), snapshot)
+            keys = {request.stage_key for request in fit}
+            admitted = [request for request in waiting if request.stage_key in keys]
+        seats = fusion.fill(snapshot, stacks, admitted)
+        if seats:
+            now = self._clock.now()
+            bundle_ids = tuple(self._new_bundle_id() for _ in seats)
+            instructions = self._decide([PlacementsDecided(at=now, placements=seats, bundle_ids=bundle_ids)])
+            seated = {placement.stage_key for placement in seats}
+            waiting = [request for request in waiting if request.stage_key not in seated]
+            snapshot = self.state.snapshot(now)
+        plan = fusion.join(snapshot.room, self.state.widths, waiting)
+        return instructions, snapshot, itertools.chain(plan.requests, ordered), plan
 
     def _place(
-        self, snapshot: Snapshot, service: Iterator[Request]
+        self, snapshot: Snapshot, service: Iterator[Request], plan: Plan
     ) -> tuple[Collection[str], Sequence[Request], list[Instruction]]:
         """The bundles that start, the first of the requests that found no room if anybody wants to know, and what was
-        decided. `service`: the order of service; what is behind its head is looked at before anything is placed."""
+        decided. `service`: the order of service; what is behind its head is looked at before anything is placed.
+        `plan`: whom its joined requests stand for."""
         head = Head(service, PLACED_AT_ONCE)
         placements = tuple(self._policies.packing(snapshot, head))
         placed = {placement.stage_key for placement in placements}
         unplaced: Sequence[Request] = ()
-        if self._forecasts or self._policies.preemption is not keep_all:
+        if self._forecasts or self._policies.preemption is not keep_all or self._moving.on:
             first = itertools.islice(itertools.chain(head, service), len(placed) + FORECAST_AHEAD)
             unplaced = [request for request in first if request.stage_key not in placed]
         if not placements:
             return (), unplaced, []
-        bundle_ids = tuple(self._new_bundle_id() for _ in placements)
+        seats = plan.seats(placements, self._new_bundle_id)
+        bundle_ids = tuple(self._new_bundle_id() for _ in seats)
         now = self._clock.now()
-        instructions = self._decide([PlacementsDecided(at=now, placements=placements, bundle_ids=bundle_ids)])
+        instructions = self._decide([PlacementsDecided(at=now, placements=seats, bundle_ids=bundle_ids)])
         # Whether there is room for more will show in the next cycle, which follows at once.
         self._more_to_place = len(placements) == PLACED_AT_ONCE and len(self.state.queue) > 0
         return bundle_ids, unplaced, instructions
 
     def _make_room(self, placed: Collection[str], unplaced: Sequence[Request]) -> list[Event]:
-        """Who is asked to leave, now that these bundles are placed."""
-        if self._policies.preemption is keep_all or len(self.state.bundles) == len(placed):
+        """Who is asked to leave, now that these bundles are placed: to make room, else to move."""
+        nobody = self._policies.preemption is keep_all and not self._moving.on
+        if nobody or len(self.state.bundles) == len(placed):
             return []
         snapshot = self.state.snapshot(self._clock.now(), without=placed)
         preemptions = self._policies.preemption(snapshot, unplaced, self._policies.ordering)
+        if not preemptions:
+            return [*self._moving.decide(snapshot, unplaced)]
         return [PreemptionDecided(at=snapshot.at, bundle_ids=p.bundle_ids, reason=p.reason) for p in preemptions]
 
     def _close_studies(self, study_ids: Iterable[str]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for study_id in dict.fromkeys([*self._reports_waiting, *study_ids]):
             study = self.state.studies.get(study_id)
-            if study is not None and study.ended_at is None and self.state.finished(study_id):
+            if study is not None and study.ended_at is None and self._is_over(study_id):
                 ended = replace(study, ended_at=self._clock.now())
                 trials, ledger = self.state.study_trials(study_id), self.state.allocations(study_id)
                 predictions = self._when_there(partial(self._store.predictions, study_id))
@@ -296,6 +352,9 @@ class SchedulingLoop:
             if study is not None and study.ended_at is not None:
                 heapq.heappush(self._to_forget, (study.ended_at + self._forget_after_s, study_id))
         return instructions
+
+    def _is_over(self, study_id: str) -> bool:
+        return self.state.finished(study_id) and not self._search.asks_more(study_id)
 
     def _forget_studies(self) -> list[Instruction]:
         now = self._clock.now()
@@ -312,6 +371,7 @@ class SchedulingLoop:
                 heapq.heappush(self._to_forget, (now + self._forget_after_s, study_id))
             else:
                 self._predictions.forget(trial_ids)
+                self._stoppings.pop(study_id, None)
         return instructions
 
     def _say_report_waits(self, study_id: str, error: OSError) -> None:
@@ -370,3 +430,13 @@ class SchedulingLoop:
         if self._waiting_since is not None:
             logger.warning("store: there again after %.0f s", time.monotonic() - self._waiting_since)
             self._waiting_since = None
+
+
+def _said(verdict: Verdict, at: float) -> Event:
+    """What a stopping policy asks of the event machine."""
+    match verdict:
+        case Hold(trial_id, stop):
+            return HaltRequested(at=at, trial_ids=(trial_id,), into=TrialState.PAUSED, reason=stop.why, stop=stop)
+        case GoOn(trial_id, fate):
+            return QueueRequested(at=at, trial_ids=(trial_id,), fate=fate)
+    return HaltRequested(at=at, trial_ids=(verdict.trial_id,), into=TrialState.PRUNED, reason=verdict.why)

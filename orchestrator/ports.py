@@ -18,6 +18,7 @@ from orchestrator.schema import (
     Token,
     Trial,
 )
+from orchestrator.schema.caching import CacheEntry
 
 
 class ClusterUnavailable(Exception):
@@ -87,6 +88,29 @@ class Cluster(Protocol):
 
     def close(self) -> None:
         """Kill what still runs and let go of the devices. Safe to call twice."""
+
+
+class OutputCache(Protocol):
+    """The artifacts that studies leave, as entries that are removed whole. Others read and write them meanwhile."""
+
+    def entries(self) -> list[CacheEntry]:
+        """All there are, those that are being written too."""
+
+    def verifies(self, entry: CacheEntry) -> bool | None:
+        """Whether every byte is as it was committed; None for an entry that nobody can tell of."""
+
+    def hide(self, entry: CacheEntry) -> str | None:
+        """Take an entry out of its place at once, whole; where it is now. None if it is gone, or was used since
+        `entries` looked."""
+
+    def put_back(self, entry: CacheEntry, place: str) -> None:
+        """Undo `hide`."""
+
+    def delete(self, place: str) -> None:
+        """Delete what was hidden."""
+
+    def delete_leftovers(self, now: float) -> None:
+        """Delete what somebody had hidden who died long ago, and notes of what is gone."""
 
 
 class Tracker(Protocol):

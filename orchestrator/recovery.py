@@ -38,6 +38,16 @@ def stages_of_trials(trials: Collection[Trial]) -> list[Stage]:
     return list({stage.key: stage for trial in trials for stage in trial.variant.stages}.values())
 
 
+def reusable_stages(trials: Collection[Trial]) -> set[str]:
+    """The keys of the stages whose outputs the trials may take over: those before a variant's last one. That one always
+    runs, as the experiment that was asked for, and so it does where it is a part of another's trunk; unless a trial is
+    behind it already."""
+    before = {stage.key for trial in trials for stage in trial.variant.stages[:-1]}
+    behind = {stage.key for trial in trials for stage in trial.variant.stages[: trial.stage_index]}
+    asked_for = {trial.variant.stages[-1].key for trial in trials}
+    return before - (asked_for - behind)
+
+
 def restore_devices(state: SchedulerState, store: Store) -> None:
     """The devices that the last leader recorded."""
     by_node: dict[str, list[Device]] = {}
@@ -53,8 +63,7 @@ def restore_study(
     """A study that a leader has announced, as the store has it. Trials whose earlier stages' outputs are gone start
     from the beginning."""
     trials = store.trials(study.study_id)
-    prefixes = {stage.key for trial in trials for stage in trial.variant.stages[:-1]}
-    at_hand = outputs_at_hand(prefixes)
+    at_hand = outputs_at_hand(reusable_stages(trials))
     event = StudySubmitted(
         at=at,
         study=study,

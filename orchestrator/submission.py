@@ -16,23 +16,31 @@ from orchestrator.estimate import stage_demand
 from orchestrator.home import Home
 from orchestrator.schema import Demand, DeviceKind, Study, Trial, Variant
 from orchestrator.schema.training import TaskConfig, stage_config
-from orchestrator.sweep import MAX_VARIANTS, ComposedStudy, compose_study
+from orchestrator.sweep import MAX_VARIANTS, ComposedStudy, Space, compose_study
+from orchestrator.sweep.trunks import EndsAtHand, share_trunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A composed, validated sweep whose data has been read. `config` is the resolved base config, `overrides` what was
-    given for it."""
+    given for it. One that is searched has a `space`, no variants yet, and `probes`, of which `compose_study` tells."""
 
     name: str
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
     sweep: tuple[str, ...]
     variants: tuple[Variant, ...]
+    space: Space | None = None
+    probes: tuple[Variant, ...] = ()
+
+    @property
+    def trial_count(self) -> int:
+        """How many trials there are, or may become."""
+        return len(self.variants) if self.space is None else int(self.config["search"]["trials"])
 
     def demands(self, kind: DeviceKind) -> dict[str, Demand]:
         """What each stage asks for, by stage key."""
-        stages = {stage.key: stage for variant in self.variants for stage in variant.stages}
+        stages = {stage.key: stage for variant in (*self.variants, *self.probes) for stage in variant.stages}
         return {key: stage_demand(stage, self.config["cluster"], kind) for key, stage in stages.items()}
 
     def new_study(self, now: float) -> Study:
@@ -79,17 +87,37 @@ def prepare(
     if check is not None:
         check(composed)
     home.prepare()
-    for entrypoint, field_name in _entrypoints(composed.variants).items():
+    variants = (*composed.variants, *composed.probes)
+    for entrypoint, field_name in _entrypoints(variants).items():
         check_entrypoint(entrypoint, field_name)
-    for task in _tasks(composed.variants):
+    for task in _tasks(variants):
         _read_task(task, home.cache)
     return Submission(
         name=composed.name,
         config=composed.config,
         overrides=tuple(overrides),
         sweep=composed.sweep,
-        variants=composed.variants,
+        variants=with_trunks(composed, home),
+        space=composed.space,
+        probes=composed.probes,
     )
+
+
+def with_trunks(composed: ComposedStudy, home: Home) -> tuple[Variant, ...]:
+    """The study's variants, with what several of them have in common, or an earlier study left, put before their own
+    stages. A stopping policy compares runs that each went their own way: under one nothing is cut."""
+    config = composed.config
+    chosen = config["study"]
+    if not (chosen["share_stages"] and chosen["share_trunks"]) or config["stopping"]["name"] != "never":
+        return composed.variants
+    return share_trunks(composed.variants, _ends_at_hand(config, home))
+
+
+def _ends_at_hand(config: Mapping[str, Any], home: Home) -> EndsAtHand:
+    """Outputs of the home whose training state a gang of this study's size can go on from."""
+    if not config["study"]["reuse_stages"]:
+        return lambda trunk: ()
+    return lambda trunk: home.trunk_ends(trunk, config["cluster"]["devices_per_trial"])
 
 
 def _entrypoints(variants: Sequence[Variant]) -> dict[str, str]:

@@ -13,9 +13,12 @@ from typing import Any, cast, get_type_hints
 from orchestrator.config import SCHEMAS, Config, ConfigError, TenantConfig
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
-from orchestrator.schema.training import ALGORITHMS, AlgorithmConfig, OptimizerConfig
+from orchestrator.schema.training import ALGORITHMS, AlgorithmConfig, OptimizerConfig, Schedule, decay_steps
+from orchestrator.search import SEARCHES
+from orchestrator.sharing.defragmentation import DEFRAGMENTATIONS
 from orchestrator.sharing.preemption import PREEMPTIONS
 from orchestrator.stopping import STOPPINGS
+from orchestrator.stopping.rungs import GRACE_UNITS, RESOURCES
 from orchestrator.tracking import TRACKERS
 
 Check = tuple[str, Callable[[Any], bool], str]
@@ -86,6 +89,17 @@ _PART_CHECKS: Mapping[str, tuple[Check, ...]] = {
         ("max_preemptions", *_NON_NEGATIVE),
         ("min_hold_s", *_NON_NEGATIVE),
     ),
+    "defragmentation": (
+        ("max_moves", *_NON_NEGATIVE),
+        ("min_hold_s", *_NON_NEGATIVE),
+        ("restart_s", *_NON_NEGATIVE),
+        ("margin", _at_least(1), "use at least 1: what is saved must be worth what is lost"),
+    ),
+    "cache": (
+        ("max_gib", _at_least(0), "use 0 for any, or a number of GiB such as 200"),
+        ("min_age_s", _at_least(60), "use at least 60: what was just found to be there must stay until it is used"),
+        ("every_s", _positive, "use a positive number of seconds, such as 600"),
+    ),
     "study": (("tenant", bool, "name a tenant, such as default"),),
 }
 
@@ -96,6 +110,8 @@ _OPTIMIZER_CHECKS: tuple[Check, ...] = (
     ("eps", _positive, "use a small positive number such as 1e-8"),
     ("weight_decay", *_NON_NEGATIVE),
     ("warmup_steps", *_NON_NEGATIVE),
+    ("decay_fraction", _fraction, "use a fraction above 0 and at most 1, such as 0.2"),
+    ("decay_steps", _at_least(0), "use 0 for decay_fraction of all steps, or a number of steps"),
 )
 
 _EVERY_ALGORITHM_CHECKS: tuple[Check, ...] = (("max_steps", *_COUNT),)
@@ -122,8 +138,12 @@ _ALGORITHM_CHECKS: Mapping[str, tuple[Check, ...]] = {
 _CHOICES: Mapping[str, Collection[str]] = {
     "ordering": ORDERINGS,
     "packing": PACKINGS,
+    "fusion": ("auto", "off"),
+    "phases": ("antiphase", "off"),
     "preemption": PREEMPTIONS,
+    "defragmentation": DEFRAGMENTATIONS,
     "stopping": STOPPINGS,
+    "search": SEARCHES,
     "tracking": TRACKERS,
 }
 
@@ -137,6 +157,36 @@ _PACKING_CHECKS: tuple[Check, ...] = (
     ("spread", *_NON_NEGATIVE),
     ("tries", *_COUNT),
     ("limit_s", _positive, "use a positive number of seconds, such as 60"),
+)
+
+
+_SEARCH_CHECKS: tuple[Check, ...] = (
+    ("trials", *_COUNT),
+    ("metric", lambda v: bool(v) and not v.startswith("accuracy"), "test problems choose nothing; use dev_accuracy"),
+    ("direction", _one_of("maximize", "minimize"), "use maximize or minimize"),
+    ("seed", lambda v: 0 <= v < 2**31, "use a whole number from 0 to 2147483647"),
+    ("seeds", *_COUNT),
+    ("ahead", _at_least(0), "use 0 for twice the devices, or how many trials shall wait"),
+    ("startup", *_COUNT),
+)
+
+
+_FUSION_CHECKS: tuple[Check, ...] = (
+    ("max_width", *_COUNT),
+    ("patience_s", *_NON_NEGATIVE),
+)
+
+
+# Of the stopping policies that stop somebody.
+_STOPPING_CHECKS: tuple[Check, ...] = (
+    ("resource", _one_of(*RESOURCES), f"use {', '.join(RESOURCES)}"),
+    ("min_resource", _positive, "use a positive number of units of stopping.resource, such as 1"),
+    ("reduction_factor", _at_least(2), "use at least 2, such as 3"),
+    ("grace_unit", _one_of(*GRACE_UNITS), f"use {' or '.join(GRACE_UNITS)}"),
+    ("min_trials", _at_least(2), "use at least 2: one is never behind"),
+    ("confidence", lambda v: 0.5 <= v < 1, "use a number from 0.5 up to, not including, 1, such as 0.9"),
+    ("finish_share", lambda v: 0 <= v <= 1, "use a fraction from 0 (none is finished) to 1, such as 0.1"),
+    ("brackets", *_COUNT),
 )
 
 
@@ -163,6 +213,9 @@ class Validator:
             self._once(_check_gang, prefix, config["cluster"], config["deepspeed"], stage["algorithm"])
         self._once(_check_half_life, "", config["ordering"])
         self._once(_check_packing, "packing.", config["packing"])
+        self._once(_apply, "fusion.", _FUSION_CHECKS, config["fusion"])
+        self._once(_check_search, "search.", config["search"])
+        self._once(_check_stopping, "stopping.", config["stopping"])
         self._once(_check_tenants, "", config["tenants"])
         self._once(_check_grace, "", config["cluster"])
         self._once(_check_model, "", config["model"])
@@ -183,6 +236,7 @@ class Validator:
         algorithm = training["algorithm"]
         self._once(_apply, prefix + "optimizer.", _OPTIMIZER_CHECKS, training["optimizer"])
         self._once(_apply, prefix + "algorithm.", _EVERY_ALGORITHM_CHECKS, algorithm)
+        self._once(_check_schedule, prefix, training["optimizer"], algorithm)
         _apply(prefix, _SEED_CHECKS, training)
         if checks := _ALGORITHM_CHECKS.get(algorithm["name"]):
             self._once(_apply, prefix + "algorithm.", checks, algorithm)
@@ -201,7 +255,7 @@ def validate(config: Mapping[str, Any]) -> None:
 
 def validate_policies(config: Mapping[str, Any]) -> None:
     """The same for the parts of any resolved config that say how a queue is served."""
-    for group in ("ordering", "packing", "preemption"):
+    for group in ("ordering", "packing", "preemption", "defragmentation"):
         part = config[group]
         _check_choice(group, _CHOICES[group], part)
         _check_fields(f"{group}.", _schema_of(group, part), part)
@@ -279,6 +333,17 @@ def _check_algorithm(prefix: str, algorithm: Mapping[str, Any]) -> None:
     _check_fields(f"{prefix}algorithm.", schema, algorithm)
 
 
+def _check_schedule(prefix: str, optimizer: Mapping[str, Any], algorithm: Mapping[str, Any]) -> None:
+    if optimizer["schedule"] != Schedule.wsd:
+        return
+    steps = algorithm["max_steps"]
+    before = steps - decay_steps(optimizer, steps)
+    if before < optimizer["warmup_steps"]:
+        name = "decay_steps" if optimizer["decay_steps"] else "decay_fraction"
+        remedy = f"warmup_steps={optimizer['warmup_steps']} and the decay must fit into max_steps={steps}"
+        raise ConfigError(f"{prefix}optimizer.{name}", optimizer[name], remedy)
+
+
 def _check_gang(
     prefix: str, cluster: Mapping[str, Any], deepspeed: Mapping[str, Any], algorithm: Mapping[str, Any]
 ) -> None:
@@ -301,6 +366,19 @@ def _check_half_life(prefix: str, ordering: Mapping[str, Any]) -> None:
 
 def _check_packing(prefix: str, packing: Mapping[str, Any]) -> None:
     _apply(prefix, tuple(check for check in _PACKING_CHECKS if check[0] in packing), packing)
+
+
+def _check_search(prefix: str, search: Mapping[str, Any]) -> None:
+    _apply(prefix, tuple(check for check in _SEARCH_CHECKS if check[0] in search), search)
+
+
+def _check_stopping(prefix: str, stopping: Mapping[str, Any]) -> None:
+    _apply(prefix, tuple(check for check in _STOPPING_CHECKS if check[0] in stopping), stopping)
+    of_budget = stopping.get("grace_unit") == "budget"
+    for algorithm, grace in stopping.get("grace", {}).items():
+        if not (0 <= grace <= 1 if of_budget else 0 <= grace < math.inf):
+            remedy = "use a fraction of the budget, 0 to 1" if of_budget else "use 0 or more units of stopping.resource"
+            raise ConfigError(f"{prefix}grace.{algorithm}", grace, f"{remedy}; stopping.grace_unit says which it is")
 
 
 def _check_grace(prefix: str, cluster: Mapping[str, Any]) -> None:

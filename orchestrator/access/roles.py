@@ -220,7 +220,7 @@ class ScopedOperations:
         tenant = composed.config["study"]["tenant"]
         if not self._reaches(Operation.SUBMIT, tenant):
             raise Forbidden(f"{self._token.name} submits for tenant {self._token.tenant}, not for {tenant!a}")
-        check_variants(composed.variants, self._access)
+        check_variants((*composed.variants, *composed.probes), self._access)
 
 
 def _shown(document: Document) -> Document:

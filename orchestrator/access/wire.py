@@ -51,7 +51,8 @@ def check_overrides(overrides: Sequence[str], access: AccessConfig) -> list[Over
     parsed = parse_overrides(overrides)
     for override in parsed:
         _check_key(override)
-    if (count := count_variants(parsed)) > access.max_variants:
+    searched = any(override.key_or_group == "search" and override.value() != "grid" for override in parsed)
+    if not searched and (count := count_variants(parsed)) > access.max_variants:
         raise ConfigError("sweep", f"{count} variants", f"a study over the wire has at most {access.max_variants}")
     return parsed
 

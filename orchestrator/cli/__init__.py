@@ -6,7 +6,7 @@ service refused the command; 2 bad input; 130 interrupted.
 
 import typer
 
-from orchestrator.cli import changing, running, simulating, tokens, tracing, tuning, watching
+from orchestrator.cli import ablating, caching, changing, running, simulating, tokens, tracing, tuning, watching
 
 app = typer.Typer(
     name="orchestrator",
@@ -24,6 +24,9 @@ app = typer.Typer(
 token_app = typer.Typer(help="Access tokens of the HTTP service.", no_args_is_help=True, rich_markup_mode=None)
 trace_app = typer.Typer(
     help="Workloads for the simulator: recorded ones, generated ones.", no_args_is_help=True, rich_markup_mode=None
+)
+cache_app = typer.Typer(
+    help="Stage outputs and checkpoints: what there is, and making room.", no_args_is_help=True, rich_markup_mode=None
 )
 tune_app = typer.Typer(
     help="Search the knobs of policies in the simulator.", no_args_is_help=True, rich_markup_mode=None
@@ -44,6 +47,7 @@ app.command(epilog=changing.CLONE_EXAMPLES)(changing.clone)
 app.command(epilog=changing.EXTEND_EXAMPLES)(changing.extend)
 app.command(epilog=watching.REPORT_EXAMPLES)(watching.report)
 app.command(epilog=watching.STUDIES_EXAMPLES)(watching.studies)
+app.command(epilog=ablating.ABLATE_EXAMPLES)(ablating.ablate)
 app.command(epilog=simulating.SIMULATE_EXAMPLES)(simulating.simulate)
 token_app.command("create", epilog=tokens.CREATE_EXAMPLES)(tokens.create)
 token_app.command("list", epilog=tokens.LIST_EXAMPLES)(tokens.list_tokens)
@@ -53,6 +57,9 @@ trace_app.command("export", epilog=tracing.EXPORT_EXAMPLES)(tracing.export)
 trace_app.command("generate", epilog=tracing.GENERATE_EXAMPLES)(tracing.generate)
 trace_app.command("replay", epilog=tracing.REPLAY_EXAMPLES)(tracing.replay)
 app.add_typer(trace_app, name="trace")
+cache_app.command("ls", epilog=caching.LS_EXAMPLES)(caching.ls)
+cache_app.command("gc", epilog=caching.GC_EXAMPLES)(caching.gc)
+app.add_typer(cache_app, name="cache")
 tune_app.command("packing", epilog=tuning.PACKING_EXAMPLES)(tuning.packing)
 app.add_typer(tune_app, name="tune")
 

@@ -38,7 +38,7 @@ class DirectOperations:
         command = Command(command_id=0, at=now, author=self._author, kind=CommandKind.SUBMIT, target=study.study_id)
         records = [RecordTrial(trial=trial, was=None, at=now) for trial in trials]
         command_id = self._store.submit(command, RecordStudy(study=study), records)
-        return Submitted(study_id=study.study_id, trials=len(trials), command_id=command_id)
+        return Submitted(study_id=study.study_id, trials=submission.trial_count, command_id=command_id)
 
     def command(self, kind: CommandKind, target: str) -> int:
         return self._queue(kind, self._resolve(target))

@@ -12,6 +12,7 @@ from orchestrator.control.outlook import Outlook, is_served, outlook
 from orchestrator.ports import Store
 from orchestrator.report.document import build_report
 from orchestrator.report.progress import best_of, device_kind, end_of
+from orchestrator.report.searched import search_entry
 from orchestrator.schema import Command, Study, TenantUse, Trial, TrialState
 from orchestrator.service.sharing_file import NOTHING_MEASURED, Sharing, bar_document
 from orchestrator.state import Bundle
@@ -158,6 +159,7 @@ def _study(seen: Outlook, study: Study) -> Document:
         "eta_at": end_of(trials, seen.expected),
         "experiments_per_gpu_hour": numbers["experiments_per_gpu_hour"],
         "best": best,
+        "search": search_entry(study, trials),
     }
 
 

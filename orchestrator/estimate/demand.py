@@ -13,11 +13,12 @@ from orchestrator.schema.training import stage_config
 def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> Demand:
     """What a stage asks for under `cluster` (a resolved `ClusterConfig`)."""
     devices, share = int(cluster["devices_per_trial"]), float(cluster["share_per_trial"])
-    memory_bytes = stated_memory_bytes(cluster)
+    algorithm = stage.config.get("algorithm", {})
+    memory_bytes, parkable_bytes = stated_memory_bytes(cluster), 0
     host_memory_bytes = memory_bytes if kind is DeviceKind.CPU else ALONE_BYTES
     if not memory_bytes:
         footprint = footprint_of(stage, cluster, kind)
-        memory_bytes = footprint.device_bytes
+        memory_bytes, parkable_bytes = footprint.device_bytes, footprint.parkable_bytes
         host_memory_bytes = memory_bytes if kind is DeviceKind.CPU else footprint.host_bytes
     return Demand(
         devices=devices,
@@ -26,8 +27,10 @@ def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> 
         # A core that stands in for a GPU is the core that its process computes on.
         cpus=devices * share if kind is DeviceKind.CPU else float(devices),
         host_memory_bytes=devices * host_memory_bytes,
-        kind=str(stage.config.get("algorithm", {}).get("name", stage.name)),
+        kind=str(algorithm.get("name", stage.name)),
         max_slowdown=float(cluster.get("max_slowdown_per_trial", 0.0)),
+        phases=tuple(algorithm.get("phases", ())),
+        parkable_bytes=parkable_bytes,
     )
 
 

@@ -42,13 +42,14 @@ class ZeroPlan:
 class ModelStates:
     """Bytes of one process: on its device, and in host memory (`host`) where something is offloaded.
 
-    `gathered`: parameters of others that ZeRO 3 holds while it computes with them. `passing`: copies that a step makes
-    and gives back.
+    `moments`: the part of `optimizer` that only a step reads and writes. `gathered`: parameters of others that ZeRO 3
+    holds while it computes with them. `passing`: copies that a step makes and gives back.
     """
 
     weights: float
     gradients: float
     optimizer: float
+    moments: float = 0.0
     gathered: float = 0.0
     buckets: float = 0.0
     passing: float = 0.0
@@ -113,6 +114,7 @@ def model_states(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
+        moments=min(optimizer, _MOMENTS * FP32 * trained / (parts if plan.stage >= 1 else 1)),
         gathered=gathered,
         buckets=buckets,
         passing=passing,

@@ -33,7 +33,8 @@ class Footprint:
 
     `copies`: of the weights, for a KL reference and for decoding under ZeRO 3. `lost`: between what allocators hand
     out. `host_bytes` lie in host memory; where a core stands in for a GPU the device's memory is the host's, and they
-    are counted there. The others: see `memory.ModelStates`.
+    are counted there. `parkable_bytes` are on the device only because they are needed there again: Adam's moments,
+    which a GPU's process can have in host memory between steps. The others: see `memory.ModelStates`.
     """
 
     process: float
@@ -48,6 +49,7 @@ class Footprint:
     rollout: float
     evaluation: float
     host_bytes: int
+    parkable_bytes: int
 
     @property
     def lost(self) -> float:
@@ -102,6 +104,7 @@ def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *
         rollout=_rollout(stage, plan),
         evaluation=_evaluation(stage, plan),
         host_bytes=int(ALONE_BYTES + states.host),
+        parkable_bytes=0 if on_cpu else int(states.moments),
     )
 
 

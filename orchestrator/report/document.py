@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.redaction import redacted_override
 from orchestrator.report.estimates import estimate_errors
 from orchestrator.report.eta import eta_errors
+from orchestrator.report.regret import pruning_regret
+from orchestrator.report.searched import search_entry
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
 from orchestrator.schema import Allocation, Prediction, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS, throughput
@@ -53,6 +55,8 @@ def build_report(
         "eta": eta_errors(ordered, allocations, predictions),
         "estimates": estimate_errors(ordered, allocations),
         "sharing": list(sharing),
+        "pruning_regret": pruning_regret(ordered),
+        "search": search_entry(study, ordered),
         "verdict": verdict_of(ordered),
     }
     clean: dict[str, Any] = _finite(document)

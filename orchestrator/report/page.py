@@ -9,6 +9,7 @@ from typing import Any, Final
 from orchestrator.report import table
 from orchestrator.report.document import Document
 from orchestrator.report.grid import Grid
+from orchestrator.report.regret import regret_lines
 from orchestrator.report.sharing import sharing_grid
 
 COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
@@ -61,6 +62,7 @@ def html_page(document: Document) -> str:
         _figure(document),
         *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
         *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document) + table.estimate_lines(document)),
+        *_early_stopping(document),
         *errors,
     ]
     title = escape(study["name"])
@@ -74,6 +76,11 @@ def _verdict(document: Document) -> str:
     """The verdict with a line for every sentence, the first one as the headline."""
     lines = _SENTENCE_END.split(document["verdict"]["text"])
     return '<div class="verdict">' + "".join(f"<p>{escape(line)}</p>" for line in lines) + "</div>"
+
+
+def _early_stopping(document: Document) -> list[str]:
+    lines = regret_lines(document.get("pruning_regret"))
+    return ["<h2>Early stopping</h2>", *(f'<p class="note">{escape(line)}</p>' for line in lines)] if lines else []
 
 
 def _figures(document: Document) -> str:

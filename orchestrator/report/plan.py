@@ -5,12 +5,22 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.report.searched import shortened
 from orchestrator.schema import DeviceKind
+from orchestrator.search.asking import budget
+from orchestrator.search.searching import StudySearch
 from orchestrator.submission import Submission
+from orchestrator.sweep import Choices, Dimension, Space
+
+FIRST_POINTS = 5
 
 
 def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> None:
-    """Print one row per stage run, in the order in which they become ready, and a summary."""
+    """Print one row per stage run, in the order in which they become ready, and a summary; of a search its space, its
+    budget and the first points."""
+    if submission.space is not None:
+        _print_search(submission, submission.space)
+        return
     demands = submission.demands(kind)
     stages = {stage.key: stage for variant in submission.variants for stage in variant.stages}
     users = Counter(stage.key for variant in submission.variants for stage in variant.stages)
@@ -34,3 +44,33 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
     console.print(table)
     saved = sum(users.values()) - len(stages)
     console.print(f"{saved} of {sum(users.values())} stage runs are saved by sharing. Nothing was started.")
+
+
+def _print_search(submission: Submission, space: Space) -> None:
+    search = submission.config["search"]
+    points, seeds = budget(space, search), len(space.seeds)
+    table = Table(title=f"{submission.name}: {search['name']} search over {len(space.dimensions)} dimensions")
+    for column in ("dimension", "drawn from"):
+        table.add_column(column)
+    for dimension in space.dimensions:
+        table.add_row(dimension.key, _drawn_from(dimension))
+    console = Console()
+    console.print(table)
+    of_seeds = f" x {seeds} seeds ({' '.join(space.seeds)})" if seeds > 1 else ""
+    console.print(
+        f"Budget: {points} points{of_seeds} = {points * seeds} trials; {search['direction']} {search['metric']}."
+    )
+    drawn = StudySearch(submission.new_study(now=0.0)).further([], FIRST_POINTS, at=0.0)
+    console.print(
+        f"The first points, if none of them is over before the last of them is drawn (seed {search['seed']}):"
+    )
+    for number, variants in enumerate(drawn.variants):
+        console.print(f"  {number}: {shortened(variants[0].overrides[: len(space.dimensions)])}", highlight=False)
+    console.print("Nothing was started.")
+
+
+def _drawn_from(dimension: Dimension) -> str:
+    if isinstance(dimension, Choices):
+        return f"one of {', '.join(dimension.texts)}"
+    steps = "" if dimension.step is None else f" by {dimension.step:g}"
+    return f"{dimension.low:g} to {dimension.high:g}{steps}{', logarithmic' if dimension.log else ''}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.forecast import Expectation, forecast
 from orchestrator.report.live import Best, DeviceUse, Progress, Resident
+from orchestrator.report.searched import search_entry, search_line
 from orchestrator.schema import DeviceKind, Trial, TrialState
 from orchestrator.state import SchedulerState
 from orchestrator.state.snapshots import pending_reason
@@ -28,7 +29,9 @@ def progress_of(state: SchedulerState, study_id: str, now: float) -> Progress:
         experiments_per_gpu_hour=throughput(trials, state.allocations(study_id), now)["experiments_per_gpu_hour"],
         eta_s=None if end_at is None else max(0.0, end_at - now),
         device_kind=device_kind(study.device_kind),
-        message="; ".join(part for part in (_waits(trials, state), _others(others)) if part),
+        message="; ".join(
+            part for part in (_searched(search_entry(study, trials)), _waits(trials, state), _others(others)) if part
+        ),
     )
 
 
@@ -50,7 +53,7 @@ def progress_in(status: Mapping[str, Any], study_id: str, now: float) -> Progres
         experiments_per_gpu_hour=study["experiments_per_gpu_hour"],
         eta_s=None if end_at is None else max(0.0, end_at - now),
         device_kind=study["device_kind"],
-        message="; ".join(part for part in (waits, _others(others)) if part),
+        message="; ".join(part for part in (_searched(study.get("search")), waits, _others(others)) if part),
     )
 
 
@@ -112,6 +115,10 @@ def _waits(trials: Sequence[Trial], state: SchedulerState) -> str:
     """What the first trial in the queue waits for."""
     first = next((trial for trial in trials if trial.state is TrialState.QUEUED), None)
     return "" if first is None else f"trial {first.number} waits for {pending_reason(state, first.trial_id, {})}"
+
+
+def _searched(entry: Mapping[str, Any] | None) -> str:
+    return search_line(entry) if entry else ""
 
 
 def _others(count: int) -> str:

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from orchestrator.report.document import Document
 from orchestrator.report.grid import Grid
+from orchestrator.report.regret import regret_lines
+from orchestrator.report.searched import search_line, shortened
 from orchestrator.report.sharing import sharing_grid
 
 ABSENT: Final = "-"
@@ -34,7 +36,7 @@ def comparison_grid(document: Document) -> Grid:
     rows = tuple(
         (
             entry["algorithm"],
-            " ".join(entry["overrides"]) or "as composed",
+            shortened(entry["overrides"]) or "as composed",
             str(len(entry["seeds"])),
             _percent(entry["accuracy_mean"]),
             _limits(entry["accuracy_low"], entry["accuracy_high"]),
@@ -139,8 +141,12 @@ def render(document: Document) -> RenderableType:
     parts += ["", _Fitting(throughput_grid(document)), "", *(Text(line, style="dim") for line in eta_lines(document))]
     if (grid := sharing_grid(document.get("sharing", ()))).rows:
         parts += [_Fitting(grid), ""]
+    if lines := regret_lines(document.get("pruning_regret")):
+        parts += [Text("Early stopping", style="italic"), *(Text(line, style="dim") for line in lines), ""]
     if lines := estimate_lines(document):
         parts += [Text("Estimates", style="italic"), *(Text(line, style="dim") for line in lines), ""]
+    if search := document.get("search"):
+        parts.append(Text(f"Search: {search_line(search)}."))
     for name, error in failures(document):
         parts.append(Text(f"{name} failed: {error}", style="red"))
     parts.append(Text(document["verdict"]["text"], style="bold"))
@@ -153,18 +159,27 @@ def print_tables(document: Document, console: Console) -> None:
     console.print(render(document))
 
 
+def print_grid(grid: Grid, console: Console) -> None:
+    """Write one table to `console`, as lines where it is too narrow for it."""
+    console.print(_Fitting(grid))
+
+
 def markdown(document: Document) -> str:
     """The report as Markdown."""
     lines = [f"# {heading(document)}", ""]
     if document["study"]["device_kind"] == "cpu":
         lines += [CPU_NOTE, ""]
     lines += [document["verdict"]["text"], ""]
+    if search := document.get("search"):
+        lines += [f"Search: {search_line(search)}.", ""]
     lines += [line for note in document["verdict"]["notes"] for line in (note, "")]
     grids = (comparison_grid(document), trial_grid(document), throughput_grid(document))
     for grid in (*grids, sharing_grid(document.get("sharing", ()))):
         if grid.rows:
             lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
     lines += [line for eta in eta_lines(document) for line in (eta, "")]
+    if regret := regret_lines(document.get("pruning_regret")):
+        lines += ["## Early stopping", "", *(f"- {line}" for line in regret), ""]
     if estimates := estimate_lines(document):
         lines += ["## Estimates", "", *(f"- {line}" for line in estimates), ""]
     for name, error in failures(document):
@@ -180,7 +195,7 @@ def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(trial["number"]),
         trial["algorithm"],
-        " ".join(overrides) or ABSENT,
+        shortened(overrides) or ABSENT,
         trial["state"],
         _percent(metrics.get("dev_accuracy")),
         _percent(accuracy),

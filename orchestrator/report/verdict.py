@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from orchestrator.report.intervals import Interval, mean_interval, newcombe_difference
+from orchestrator.report.searched import shortened
 from orchestrator.schema import Trial, TrialState
 
 GRPO_NOTE: Final = (
@@ -42,11 +43,6 @@ class Group:
         return [trial.metrics[metric] for trial in self.trials if metric in trial.metrics]
 
 
-def setting_of(trial: Trial) -> tuple[str, ...]:
-    """The overrides that make a trial's setting: all but its seed and its algorithm."""
-    return tuple(text for text in trial.variant.overrides if text.partition("=")[0] not in ("seed", "algorithm"))
-
-
 def groups_of(trials: Sequence[Trial]) -> list[Group]:
     """Completed trials with a result, grouped by (algorithm, setting), in order of their first trial.
 
@@ -55,7 +51,7 @@ def groups_of(trials: Sequence[Trial]) -> list[Group]:
     members: dict[tuple[str, tuple[str, ...]], list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state is TrialState.COMPLETED and "accuracy" in trial.metrics:
-            members.setdefault((trial.variant.algorithm, setting_of(trial)), []).append(trial)
+            members.setdefault((trial.variant.algorithm, trial.variant.setting), []).append(trial)
     return [Group(algorithm, setting, tuple(found)) for (algorithm, setting), found in members.items()]
 
 
@@ -238,7 +234,7 @@ def _account(name: str, entry: Mapping[str, Any]) -> str:
     seeds = len(setting["seeds"])
     spread = "" if setting["accuracy_stdev"] is None else f" ± {100 * setting['accuracy_stdev']:.1f}"
     text = (
-        f"{name.upper()}: best setting {' '.join(setting['overrides']) or 'as composed'}, "
+        f"{name.upper()}: best setting {shortened(setting['overrides']) or 'as composed'}, "
         f"{100 * setting['accuracy_mean']:.1f}{spread} % over {seeds} seed{'s' if seeds != 1 else ''}"
     )
     if setting["gain_mean"] is not None:

@@ -2,6 +2,9 @@
 
 from orchestrator.schema.experiment import (
     Assignment,
+    EarlyStop,
+    Evaluation,
+    Fate,
     Outcome,
     Stage,
     StageState,
@@ -48,6 +51,9 @@ __all__ = [
     "Demand",
     "Device",
     "DeviceKind",
+    "EarlyStop",
+    "Evaluation",
+    "Fate",
     "FreeDevice",
     "Holder",
     "JournalEntry",

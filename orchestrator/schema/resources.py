@@ -50,6 +50,10 @@ class Demand:
     over how many nodes a gang may reach; it then takes of each node in proportion to the devices that it has there.
     `kind` names what the stage does, for those who learn what slows it down; `max_slowdown` is how many times longer
     than alone its steps may take beside others, 0 for any number.
+
+    `phases`: what each of its steps does in turn, for those who have bundles take turns on a device. So many
+    `parkable_bytes` of its memory it needs only while it learns, and can have in host memory otherwise. One that does
+    has `away_bytes` more than `memory_bytes` of its device while it learns.
     """
 
     devices: int
@@ -61,6 +65,9 @@ class Demand:
     max_nodes: int = 1
     kind: str = ""
     max_slowdown: float = 0.0
+    phases: tuple[str, ...] = ()
+    parkable_bytes: int = 0
+    away_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +75,8 @@ class Placement:
     """A stage run on devices: the answer of a packing policy to one `Request`.
 
     `node_ids` names the node of each device, or the one node of work without devices. `cpus` and `host_memory_bytes`
-    are what it holds of them in all.
+    are what it holds of them in all. `stack_id` names the fused program that it joins; "": a program of its own.
+    `phases`, `away_bytes`: see `Demand`.
     """
 
     stage_key: str
@@ -78,6 +86,9 @@ class Placement:
     node_ids: tuple[str, ...] = ()
     cpus: float = 0.0
     host_memory_bytes: int = 0
+    stack_id: str = ""
+    phases: tuple[str, ...] = ()
+    away_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +98,7 @@ class Allocation:
     `memory_bytes` of each device are given, `estimated_memory_bytes` were thought to be needed (`estimated_from` says
     why), `peak_memory_bytes` (0 while unknown) were used. `expected_s` is how long the run was expected to hold its
     devices when it was placed, None if nobody could say; nine in ten runs were expected between `expected_low_s` and
-    `expected_high_s`. `utilisation`: see `events.StageMeasured`.
+    `expected_high_s`. `utilisation`: see `events.StageMeasured`. `stack_id`: see `Placement`.
     """
 
     bundle_id: str
@@ -107,6 +118,7 @@ class Allocation:
     expected_low_s: float | None = None
     expected_high_s: float | None = None
     utilisation: float | None = None
+    stack_id: str = ""
 
     def device_seconds(self, now: float) -> float:
         """Device count x share x wall time held [device-seconds]; an open line is counted up to `now`."""
@@ -124,7 +136,8 @@ class Request:
 
     `tenant` and `priority` are those of the trial that would lead it. `queued_at` is when it first asked: a run that
     had to make room keeps its place. `expected_s` is how long it is expected to hold its devices [s], None while
-    nobody can say. `preemptions` is how often it had to make room.
+    nobody can say. `preemptions` is how often it had to make room. Requests of one `fusion_key` may run in one stack;
+    "" runs alone.
     """
 
     stage_key: str
@@ -136,6 +149,7 @@ class Request:
     priority: int = 0
     expected_s: float | None = None
     preemptions: int = 0
+    fusion_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

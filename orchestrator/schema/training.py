@@ -33,11 +33,24 @@ class AdvantageScale(StrEnum):
 
 
 class Schedule(StrEnum):
-    """Learning rate over the steps after the linear warm-up; linear and cosine end at zero on the last step."""
+    """Learning rate over the steps after the linear warm-up; all but constant end at zero on the last step.
+
+    wsd: warm-up, stable, decay (arXiv:2404.06395): constant until the decay of the last steps begins. Runs that differ
+    in when that is, or in how it goes, share what comes before it.
+    """
 
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
+    wsd = "wsd"
+
+
+class Decay(StrEnum):
+    """The shape of the decay of `wsd`: the part of it that is over, or that part's square root, is what the rate lacks
+    (arXiv:2405.18392, "linear" and "1-sqrt")."""
+
+    linear = "linear"
+    sqrt = "sqrt"
 
 
 @dataclass
@@ -52,6 +65,30 @@ class ModelConfig:
     d_ff: int = 176
     rope_theta: float = 10000.0
     tie_embeddings: bool = True
+
+
+@dataclass
+class LoraConfig:
+    """Adapters (arXiv:2106.09685) on the layers whose name ends in one of `target_modules`: W + (alpha / rank) B A.
+
+    Members of a stack may differ in `rank`, up to the `max_rank` that they share, and in `alpha`.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    max_rank: int = 16
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class HfModelConfig:
+    """A causal language model of Hugging Face, frozen, with adapters that train. `path` is a folder with its
+    `config.json` and safetensors; `dtype`, of the frozen weights, is `float32` or `bfloat16`: adapters are float32."""
+
+    name: str = "hf"
+    path: str = ""
+    dtype: str = "float32"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass
@@ -102,7 +139,8 @@ class TaskConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its schedule. `lr` is the peak."""
+    """AdamW and its schedule. `lr` is the peak. `wsd` decays over its last `decay_steps` steps, over `decay_fraction` of
+    all where that is 0; other schedules look at neither, nor at `decay`."""
 
     lr: float = 1e-3
     beta1: float = 0.9
@@ -111,6 +149,9 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     schedule: Schedule = Schedule.constant
     warmup_steps: int = 0
+    decay: Decay = Decay.linear
+    decay_fraction: float = 0.2
+    decay_steps: int = 0
 
 
 @dataclass
@@ -162,11 +203,17 @@ class EvaluationConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """What every algorithm has. `entrypoint` is `package.module:function`."""
+    """What every algorithm has. `entrypoint` is `package.module:function`; `fused_entrypoint` too, of a program that
+    trains many such stages at once, "" where there is none. `continues`: a run of it leaves its training state in its
+    output, and a longer one goes on from there bit for bit; then runs may share a trunk. `phases`: what each of its
+    steps does in turn, as its entrypoint tells its channel: `rollout` (decoding), `learn`; none if it tells nothing."""
 
     name: str = ""
     entrypoint: str = ""
+    fused_entrypoint: str = ""
     max_steps: int = 1
+    continues: bool = False
+    phases: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -211,6 +258,12 @@ class StageConfig:
 
 
 ALGORITHMS: Mapping[str, type[AlgorithmConfig]] = {"sft": SftConfig, "grpo": GrpoConfig}
+
+
+def decay_steps(optimizer: Mapping[str, Any], steps: int) -> int:
+    """How many of a stage's `steps` its schedule `wsd` decays over, at least one. `optimizer`: an `OptimizerConfig` as
+    plain data."""
+    return int(optimizer["decay_steps"]) or max(1, round(optimizer["decay_fraction"] * steps))
 
 
 def stage_config(data: Mapping[str, Any]) -> StageConfig:

@@ -7,6 +7,7 @@ from orchestrator.home import Home
 from orchestrator.report.document import build_report
 from orchestrator.report.estimates import estimate_metrics
 from orchestrator.report.files import write_report_files
+from orchestrator.report.regret import regret_metrics
 from orchestrator.schema import Allocation, Prediction, Study, Trial
 from orchestrator.service.sharing_file import read_sharing
 from orchestrator.throughput import throughput
@@ -25,4 +26,5 @@ def finish_study(
     document = build_report(study, trials, allocations, ended_at, predictions, sharing)
     files = write_report_files(document, home.report_folder(study.study_id))
     metrics = throughput(trials, allocations, ended_at) | estimate_metrics(document["estimates"])
+    metrics |= regret_metrics(document["pruning_regret"])
     return StudyFinished(metrics=metrics, artifacts=tuple(str(path) for path in files))

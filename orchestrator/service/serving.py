@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.loop import SchedulingLoop
 from orchestrator.ports import Cluster, ClusterUnavailable, LeaseLost, Store, StoreUnavailable
 from orchestrator.redaction import redacted
 from orchestrator.schema import Lease
+from orchestrator.service.cache_keeper import making_room
 from orchestrator.service.devices_lock import machine_devices
 from orchestrator.service.leadership import Candidate, Heart, last_sign_of_life
 from orchestrator.service.reports import finish_study
@@ -126,7 +128,10 @@ class Service:
                 Heart(self._store, lease.term, self._clock.now, self._home.pulse_path(lease.term))
             )
             cluster = build_cluster(self._config["cluster"], self._home, lease.term)
-            loop = self._loop(cluster, lease.term, heart)
+            # One question after the other: a sampler keeps a core busy that others train on.
+            searching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="search")
+            stack.callback(searching.shutdown, wait=False, cancel_futures=True)
+            loop = self._loop(cluster, lease.term, heart, searching)
             self._sharing = SharingFile(self._home)
             # First of all, since the next leader would know of this term's last sign of life only.
             loop.take_over(died_at)
@@ -134,6 +139,7 @@ class Service:
                 devices = machine_devices(store_id(self._home), lease.term, self._say, heart.main_loop_is_alive)
                 stack.enter_context(devices)
             tracking = stack.enter_context(self._tracking())
+            stack.enter_context(making_room(self._config.get("cache", {}), self._home, self._say))
             stack.callback(cluster.close)
             self._say(f"starting the cluster ({self._config['cluster']['name']}), with the training code preloaded ...")
             self._start(cluster, loop, heart, until)
@@ -204,7 +210,7 @@ class Service:
                 time.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_RESTART_S)
 
-    def _loop(self, cluster: Cluster, term: int, heart: Heart) -> SchedulingLoop:
+    def _loop(self, cluster: Cluster, term: int, heart: Heart, searching: Executor) -> SchedulingLoop:
         def pause(seconds: float) -> None:
             """While the store is away the loop waits: it is not stuck."""
             heart.main_loop_is_alive()
@@ -221,6 +227,7 @@ class Service:
             ),
             term=term,
             pause=pause,
+            searching=searching,
         )
 
     @contextlib.contextmanager

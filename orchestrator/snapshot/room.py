@@ -46,7 +46,8 @@ class Room:
 
     share, memory_bytes, residents, model, kinds: int64 arrays [nodes, widest]. `share` is what is free in SHARE_UNITS,
     -1 where there is no device; `model` is a code, see `model_code`; `kinds` are the kinds of work that sit there, as
-    bits of `kind_bit`; `conflicts` says which may not sit beside which, see `bar`. `sizes`, int64 [nodes, widest + 1],
+    bits of `kind_bit`; `conflicts` says which may not sit beside which, see `bar`, and `excess` which slow each other
+    down, see `know`. `sizes`, int64 [nodes, widest + 1],
     counts who sits on a node by how many devices they hold: column 0 those with a part of one device, column k those
     with k devices. milli_cpus, host_memory_bytes: what is free, int64 [nodes]. whole_milli_cpus,
     whole_host_memory_bytes, whole_memory_bytes: what there is when nobody sits there.
@@ -84,6 +85,7 @@ class Room:
         # By kind, the bits of the kinds that it may not sit beside.
         self._conflicts: dict[str, int] = {}
         self.conflicts: Mapping[str, Sequence[str]] = {}
+        self.excess: Mapping[tuple[str, str], float] = {}
         self._attempted: list[tuple[Placement, str]] | None = None
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -166,6 +168,7 @@ class Room:
         for name in ("share", "memory_bytes", "residents", "kinds", "sizes", "milli_cpus", "host_memory_bytes"):
             getattr(other, name)[:] = getattr(self, name)
         other._bits, other._conflicts, other.conflicts = dict(self._bits), dict(self._conflicts), self.conflicts
+        other.excess = self.excess
         other._sitting = {cell: list(kinds) for cell, kinds in self._sitting.items()}
         return other
 
@@ -193,6 +196,8 @@ class Room:
             node_ids=tuple(self.nodes[row].node_id for row in rows),
             cpus=demand.cpus,
             host_memory_bytes=demand.host_memory_bytes,
+            phases=demand.phases,
+            away_bytes=demand.away_bytes,
         )
         self.take(placement, demand.kind)
         self._attempted.append((placement, demand.kind))
@@ -261,6 +266,14 @@ class Room:
         barred = {kind: sum({self.kind_bit(other) for other in others}) for kind, others in conflicts.items()}
         if barred != self._conflicts:
             self._conflicts, self.conflicts = barred, conflicts
+            self._forgotten, self.revision = self.revision + 1, self.revision + 1
+            self._changed.clear()
+
+    def know(self, excess: Mapping[tuple[str, str], float]) -> None:
+        """From now on `excess` says, by (kind, kind beside it), how much longer steps take beside one of equal share,
+        in parts of a step alone; of pairs that are not in it nothing is known."""
+        if excess != self.excess:
+            self.excess = excess
             self._forgotten, self.revision = self.revision + 1, self.revision + 1
             self._changed.clear()
 

@@ -36,8 +36,8 @@ class MachineCore:
     max_attempts: how often a stage may be lost with its worker before its trials fail. max_memory_raises: how often it
     may be given more memory before they do. tenants: those that have a claim or a limit; others count as tenants of
     weight 1 without either. half_life_s: of what tenants have used. whole_devices: the packing gives no shares, so
-    whatever is asked for holds its devices whole. fuses: stages of one fusion key may run in one stack. antiphase: those
-    that share a device take turns in what they do.
+    whatever is asked for holds its devices whole. fuses: stages of one fusion key may run in one stack. antiphase:
+    those that share a device take turns in what they do.
 
     `priorities` counts the bundles by the priority of what they run for.
     """

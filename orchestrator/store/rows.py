@@ -10,6 +10,9 @@ from orchestrator.schema import (
     CommandKind,
     Device,
     DeviceKind,
+    EarlyStop,
+    Evaluation,
+    Fate,
     Holder,
     JournalEntry,
     JournalKind,
@@ -45,6 +48,7 @@ def trial_fields(trial: Trial) -> Row:
         "metrics": dict(trial.metrics),
         "latest": dict(trial.latest),
         "reused_stages": list(trial.reused_stages),
+        "stopped": None if trial.stopped is None else row_of(trial.stopped),
     }
 
 
@@ -57,11 +61,18 @@ def study_of(row: Row) -> Study:
     return Study(**row)
 
 
+def _evaluation(step: float, tokens: float, device_seconds: float, accuracy: float, folds: list[float]) -> Evaluation:
+    return Evaluation(step, tokens, device_seconds, accuracy, tuple(folds))
+
+
 def trial_of(row: Row, variant: Variant) -> Trial:
     """From the table `trials`."""
     row["variant"] = variant
     row["state"] = TrialState(row["state"])
     row["reused_stages"] = tuple(row["reused_stages"])
+    row["evaluations"] = tuple(_evaluation(*values) for values in row["evaluations"])
+    if (stop := row["stopped"]) is not None:
+        row["stopped"] = EarlyStop(**stop | {"fate": Fate(stop["fate"])})
     return Trial(**row)
 
 

@@ -92,6 +92,7 @@ studies = Table(
     Column("overrides", PlainData, nullable=False),
     Column("tenant", String, nullable=False),
     Column("priority", Integer, nullable=False),
+    Column("halted", String, nullable=False, server_default=""),
 )
 
 documents = Table(
@@ -122,6 +123,9 @@ trials = Table(
     Column("error", FreeText, nullable=False),
     Column("preemptions", Integer, nullable=False),
     Column("cloned_from", String, nullable=False),
+    Column("stage_gpu_seconds", Float, nullable=False, server_default="0"),
+    Column("evaluations", PlainData, nullable=False, server_default="[]"),
+    Column("stopped", PlainData),
 )
 
 stages = Table(
@@ -154,6 +158,7 @@ allocations = Table(
     Column("expected_low_s", Float),
     Column("expected_high_s", Float),
     Column("utilisation", Float),
+    Column("stack_id", String, nullable=False, server_default=""),
 )
 
 devices = Table(

@@ -5,6 +5,7 @@ It is a stage like any other: the real decoder, the real engine, one real step o
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -55,6 +56,9 @@ class SilentChannel:
 
     def measured(self, memory_bytes: int, host_memory_bytes: int, utilisation: float | None) -> None:
         pass
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stop_requested(self) -> bool:
         return False

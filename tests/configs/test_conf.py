@@ -12,6 +12,7 @@ import pytest
 import conf
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
+from orchestrator.sharing.defragmentation import DEFRAGMENTATIONS
 from orchestrator.sharing.preemption import PREEMPTIONS
 from orchestrator.simulation.composing import compose_base, compose_runs
 from orchestrator.stopping import STOPPINGS
@@ -23,6 +24,8 @@ DOTTED = re.compile(r"^[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*:[A-Za-z_]+$")
 # What only `orchestrator simulate` composes, with the values that it must be given.
 SIMULATED = {
     "cluster/simulated": ["trace=alibaba2023", "trace.pods=none"],
+    "interference/none": [],
+    "interference/post_training": [],
     "trace/alibaba2023": ["trace.pods=none"],
     "trace/csv": ["trace.file=none"],
     "trace/pollux": ["trace.workload=none"],
@@ -42,6 +45,9 @@ def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         path = tmp_path_factory.mktemp("task") / "problems.jsonl"
         path.write_text('{"prompt": "1+1=", "answer": "2"}\n')
         overrides.append(f"task.path={path}")
+    if group == "search" and name != "grid":
+        overrides += ["optimizer.lr=interval(1e-4,1e-2)", "optimizer.beta1=interval(0.5,0.9)"]
+        return compose_study(overrides).probes[0].config
     return compose_study(overrides).variants[0].config
 
 
@@ -82,7 +88,13 @@ def test_dotted_strings_resolve(composed: Mapping[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("group", "registry"),
-    [("ordering", ORDERINGS), ("packing", PACKINGS), ("preemption", PREEMPTIONS), ("stopping", STOPPINGS)],
+    [
+        ("ordering", ORDERINGS),
+        ("packing", PACKINGS),
+        ("preemption", PREEMPTIONS),
+        ("defragmentation", DEFRAGMENTATIONS),
+        ("stopping", STOPPINGS),
+    ],
 )
 def test_every_policy_has_a_config_and_every_config_a_policy(group: str, registry: dict[str, Any]) -> None:
     assert {path.stem for path in (ROOT / group).glob("*.yaml")} == set(registry)

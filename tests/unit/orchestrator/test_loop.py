@@ -9,9 +9,9 @@ from orchestrator.events import Launch, Record, RecordAllocation
 from orchestrator.loop import FORGET_AFTER_S
 from orchestrator.ports import LeaseLost, StoreUnavailable
 from orchestrator.recovery import view
-from orchestrator.schema import CommandKind, Holder, Tenant, TrialState
+from orchestrator.schema import CommandKind, EarlyStop, Holder, Tenant, Trial, TrialState
 from orchestrator.state import SchedulerState, validate
-from orchestrator.stopping import STOPPINGS
+from orchestrator.stopping import STOPPINGS, Hold, Prune, Verdict
 from orchestrator.store.memory import MemoryStore
 from tests.unit.orchestrator.rig import Rig, ten_seconds
 
@@ -97,10 +97,12 @@ def test_a_trial_that_raises_fails_alone() -> None:
 
 
 def test_a_stopping_policy_ends_trials_as_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop_the_second(trials: Sequence) -> Sequence[str]:
-        return [t.trial_id for t in trials if t.number == 1 and t.stage_index == 1 and not t.state.terminal]
+    def stop_the_second(trials: Sequence[Trial]) -> Sequence[Verdict]:
+        behind = [t for t in trials if t.number == 1 and t.stage_index == 1 and not t.state.terminal]
+        return [Prune(t.trial_id, "behind") if t.held else Hold(t.trial_id, stop) for t in behind]
 
-    monkeypatch.setitem(STOPPINGS, "never", stop_the_second)  # type: ignore[arg-type]
+    stop = EarlyStop(policy="mine", rung=0, confidence=0.9, gpu_seconds=0.0, why="behind")
+    monkeypatch.setitem(STOPPINGS, "never", lambda config: stop_the_second)  # type: ignore[arg-type]
     rig = Rig()
     rig.submit(2)
     rig.run()
@@ -110,11 +112,11 @@ def test_a_stopping_policy_ends_trials_as_pruned(monkeypatch: pytest.MonkeyPatch
 def test_a_stopping_policy_is_asked_about_a_study_when_something_in_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
-    def listening(_trials: Sequence) -> Sequence[str]:
+    def listening(_trials: Sequence[Trial]) -> Sequence[Verdict]:
         asked.append(rig.cluster.now())
         return ()
 
-    monkeypatch.setitem(STOPPINGS, "never", listening)  # type: ignore[arg-type]
+    monkeypatch.setitem(STOPPINGS, "never", lambda config: listening)  # type: ignore[arg-type]
     rig = Rig()
     rig.submit(1)
     rig.cycle_until(9.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator import report
 from orchestrator.report.document import build_report
-from orchestrator.schema import TrialState
+from orchestrator.schema import EarlyStop, Fate, TrialState
 from orchestrator.throughput import EXPLANATIONS
 from tests.unit.orchestrator.report.studies import A_PAIR, a_study, a_trial, ledger, seeds
 
@@ -16,8 +16,12 @@ def a_document() -> dict:
     trials.append(
         replace(a_trial(4, "sft", 9, 0.0), state=TrialState.FAILED, error="Traceback\nValueError: boom", metrics={})
     )
+    stop = EarlyStop(policy="median", rung=1, confidence=0.95, gpu_seconds=4.0, why="behind", drawn=True)
+    trials[0] = replace(trials[0], stopped=replace(stop, fate=Fate.FINISHING))
     lines = [replace(line, estimated_memory_bytes=3, peak_memory_bytes=2) for line in ledger()]
-    return build_report(a_study(), trials[::-1], lines, now=1e9, sharing=[A_PAIR])
+    search = {"name": "tpe", "trials": 8, "metric": "dev_accuracy", "direction": "maximize", "seed": 0}
+    searched = replace(a_study(), config={"search": search}, sweep=("algorithm=sft,grpo", "optimizer.lr=1e-3"))
+    return build_report(searched, trials[::-1], lines, now=1e9, sharing=[A_PAIR])
 
 
 def test_it_is_plain_json_and_reads_back_as_it_is() -> None:
@@ -59,7 +63,7 @@ def test_every_field_is_described_in_the_readme_and_nothing_else_is() -> None:
     assert described == set(paths(a_document()))
 
 
-OPEN_MAPPINGS = {"study.trials_by_state", "trials[].metrics", "throughput", "throughput_explained"}
+OPEN_MAPPINGS = {"study.trials_by_state", "search.points", "trials[].metrics", "throughput", "throughput_explained"}
 """Mappings whose names are not the document's own: described as a whole."""
 
 

@@ -138,10 +138,10 @@ def write_first_revision(url: str) -> None:
     trial |= {"reused_stages": ["k"], "error": ""}
     row_of_variant = {"trial_id": "t", "variant_key": main["key"], "algorithm": "sft", "seed": 1, "config": made}
     study_row = asdict(study()) | {"sweep": ["seed=0,1"], "config": {"seed": 0}}
-    for name in ("overrides", "tenant", "priority"):
+    for name in ("overrides", "tenant", "priority", "halted"):
         del study_row[name]
     allocation_row = asdict(line("x"))
-    for name in ("memory_bytes", "peak_memory_bytes", "utilisation", *WITHOUT_ESTIMATES):
+    for name in ("memory_bytes", "peak_memory_bytes", "utilisation", "stack_id", *WITHOUT_ESTIMATES):
         del allocation_row[name]
     rows = {
         "studies": study_row,
