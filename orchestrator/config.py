@@ -334,8 +334,9 @@ class DebugConfig:
 
 @dataclass
 class Config:
-    """One variant, fully resolved. `ordering`, `packing`, `fusion`, `phases`, `preemption`, `defragmentation`, `tenants`,
-    `access`, `tracking` and most of `cluster` are the service's: a study that is submitted to a running one takes them from there."""
+    """One variant, fully resolved. `ordering`, `packing`, `fusion`, `phases`, `preemption`, `defragmentation`,
+    `tenants`, `access`, `tracking` and most of `cluster` are the service's: a study that is submitted to a running one
+    takes them from there."""
 
     study: StudyConfig = MISSING
     recipe: RecipeConfig = MISSING

@@ -6,7 +6,18 @@ service refused the command; 2 bad input; 130 interrupted.
 
 import typer
 
-from orchestrator.cli import ablating, caching, changing, running, simulating, tokens, tracing, tuning, watching
+from orchestrator.cli import (
+    ablating,
+    caching,
+    changing,
+    profiling,
+    running,
+    simulating,
+    tokens,
+    tracing,
+    tuning,
+    watching,
+)
 
 app = typer.Typer(
     name="orchestrator",
@@ -48,6 +59,7 @@ app.command(epilog=changing.EXTEND_EXAMPLES)(changing.extend)
 app.command(epilog=watching.REPORT_EXAMPLES)(watching.report)
 app.command(epilog=watching.STUDIES_EXAMPLES)(watching.studies)
 app.command(epilog=ablating.ABLATE_EXAMPLES)(ablating.ablate)
+app.command(epilog=profiling.PROFILE_EXAMPLES)(profiling.profile)
 app.command(epilog=simulating.SIMULATE_EXAMPLES)(simulating.simulate)
 token_app.command("create", epilog=tokens.CREATE_EXAMPLES)(tokens.create)
 token_app.command("list", epilog=tokens.LIST_EXAMPLES)(tokens.list_tokens)

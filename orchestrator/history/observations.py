@@ -21,6 +21,7 @@ SPREAD_OF_DISTANCE = 0.35
 goes by: a number that doubles changes an amount by 1.4, give or take. The effects of several such steps are
 independent, so the deviation grows as the root of the distance."""
 
+_LEAST = 1e-9
 NEIGHBOURS = 3
 _KEYS_KEPT, _SHAPES_KEPT = 10_000, 128
 
@@ -103,8 +104,8 @@ class Observations:
         self.revision = 0
 
     def observe(self, bundle_id: str, likeness: Likeness, work: float, amount: float) -> None:
-        """`bundle_id` took `amount` for `work`; nothing is learned from none of either."""
-        if work <= 0.0 or amount <= 0.0:
+        """`bundle_id` took `amount` for `work`; nothing is learned from none of either, or from next to none."""
+        if work < _LEAST or amount < _LEAST:
             return
         earlier = self._current.get(bundle_id)
         groups = (self._of_key(likeness), self._of_shape(likeness)) if earlier is None else earlier.groups

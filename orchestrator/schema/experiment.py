@@ -45,8 +45,9 @@ _TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
     # A trial whose last stage another one runs completes, or fails with it, without ever running itself.
     TrialState.QUEUED: frozenset(TrialState) - {TrialState.QUEUED},
     TrialState.RUNNING: frozenset(TrialState) - {TrialState.RUNNING},
-    # A policy that held a trial back decides in the end that it stays where it is.
-    TrialState.PAUSED: frozenset({TrialState.QUEUED, TrialState.CANCELLED, TrialState.PRUNED}),
+    # A policy that held a trial back decides in the end that it stays where it is. One that goes on may find that its
+    # last stage was run for somebody else meanwhile.
+    TrialState.PAUSED: frozenset({TrialState.QUEUED, TrialState.CANCELLED, TrialState.PRUNED, TrialState.COMPLETED}),
     # `extend` gives a larger budget, `retry` another chance.
     TrialState.COMPLETED: frozenset({TrialState.QUEUED}),
     TrialState.PRUNED: frozenset({TrialState.QUEUED}),
@@ -153,6 +154,7 @@ class Study:
         """Whether what earlier studies left is taken over."""
         chosen = self.config.get("study", {})
         return bool(chosen.get("reuse_stages", True)) and bool(chosen.get("share_stages", True))
+
     halted: str = ""
 
 
@@ -283,8 +285,8 @@ class Assignment:
     `checkpoint_dir` has none yet ("" for a stage that is not warm), `cache_dir` holds data that any stage may share.
     `rendezvous` is a file that the `world_size` processes of a gang meet at. `memory_bytes` is the share's limit per
     device, `host_memory_bytes` that of the bundle on its node. `phase_dir` has the gates of its device, if it takes
-    turns with who sits beside it ("": it doesn't). `parks`: it does so in memory too, and has its optimizer's state in host
-    memory whenever it isn't learning.
+    turns with who sits beside it ("": it doesn't). `parks`: it does so in memory too, and has its optimizer's state in
+    host memory whenever it isn't learning.
     """
 
     bundle_id: str

@@ -10,7 +10,7 @@ from orchestrator.schema import Demand, Resident
 from orchestrator.state.records import Bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.state.core import MachineCore
 
@@ -39,9 +39,14 @@ def report(core: "MachineCore", bundle: Bundle, progress: float, at: float) -> N
 
 
 def bar(core: "MachineCore") -> None:
-    """Have the room know which kinds may not share a device: as measured, and as phases say."""
-    conflicts = core.interference.conflicts()
-    core.room.bar(conflicts if core.antiphase is None else merged(conflicts, core.antiphase.conflicts()))
+    """Have the room know which kinds may not share a device."""
+    core.room.bar(conflicts(core))
+
+
+def conflicts(core: "MachineCore") -> "Mapping[str, Sequence[str]]":
+    """By kind, the kinds that it may not sit beside: as measured, and as phases say."""
+    measured = core.interference.conflicts()
+    return measured if core.antiphase is None else merged(measured, core.antiphase.conflicts())
 
 
 def undoing(core: "MachineCore", residents: "Sequence[Resident]", at: float) -> list[PreemptionDecided]:

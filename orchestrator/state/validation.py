@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 
 from orchestrator.schema import StageState, TrialState
+from orchestrator.state import neighbours
 from orchestrator.state.machine import SchedulerState
 from orchestrator.state.records import StageRecord
 
@@ -55,7 +56,7 @@ def _validate_room(state: SchedulerState) -> None:
     assert np.all(room.milli_cpus >= 0), "a node gives more cores than it has"
     assert np.all(room.host_memory_bytes >= 0), "a node gives more memory than it has"
     assert {k: set(v) for k, v in room.conflicts.items()} == {
-        k: set(v) for k, v in state.interference.conflicts().items()
+        k: set(v) for k, v in neighbours.conflicts(state).items()
     }, "the bars that hold are not those that policies see"
 
 

@@ -188,6 +188,22 @@ class MlflowTracker:
             return f"{uri.rstrip('/')}{page}"
         return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}   then http://127.0.0.1:5000{page}"
 
+    def attach(self, study: Study, trial_id: str, files: Sequence[Path], folder: str) -> bool:
+        """Log files as artifacts of a trial's run, in a folder there. False if there is no such run, or no MLflow that
+        takes them."""
+        experiment_id = find_experiment(self._uri, f"/{study.study_id}", CHECK_TIMEOUT_S)
+        if not experiment_id:
+            return False
+        try:
+            found = self.client.search_runs([experiment_id], f"tags.trial_id = '{trial_id}'")
+            for path in files if found else ():
+                self.client.log_artifact(found[0].info.run_id, str(path), folder)
+        # Whatever MLflow raises (its own errors, SQLAlchemy's, those of a store of artifacts): the files are here too.
+        except Exception as error:
+            logger.warning("tracking: %s is not an artifact of trial %s: %s", folder, trial_id, error)
+            return False
+        return bool(found)
+
     @property
     def client(self) -> "MlflowClient":
         """MLflow's own; the first time the database is made."""

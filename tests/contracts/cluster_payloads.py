@@ -44,6 +44,18 @@ def say_what_it_takes(assignment, channel):
     return Outcome()
 
 
+def take_turns(assignment, channel):
+    """Writes down when it goes into a phase, and when it leaves it."""
+    log = os.open(Path(assignment.cache_dir, "turns"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for _ in range(10):
+        for phase in ("rollout", "learn"):
+            with channel.phase(phase):
+                os.write(log, f"+ {phase}\n".encode())
+                time.sleep(0.005)
+                os.write(log, f"- {phase}\n".encode())
+    return Outcome(metrics={"parks": float(assignment.parks)})
+
+
 def copy_parent(assignment, channel):
     """Needs the parent stage's committed file."""
     data = Path(assignment.parent_dir, "weights.bin").read_bytes()

@@ -216,6 +216,7 @@ class ServiceContract:
         payload = dict(store.journal(0, 9)[2].payload)
         assert (payload.pop("was"), payload.pop("why")) == ("queued", "placed")
         fields = payload | {"state": TrialState(payload["state"]), "reused_stages": tuple(payload["reused_stages"])}
+        fields["evaluations"] = tuple(fields["evaluations"])
         ids = {"trial_id": trial.trial_id, "study_id": trial.study_id}
         assert Trial(variant=trial.variant, **ids, **fields) == running.trial
 

@@ -24,12 +24,16 @@ PATIENCE_S = 120.0
 class LiveLoop:
     """Leads its store from the start. `close` it."""
 
-    def __init__(self, home: Path, *, max_memory_raises: int = 3) -> None:
+    def __init__(
+        self, home: Path, *, max_memory_raises: int = 3, antiphase: bool = False, preload: Sequence[str] = ()
+    ) -> None:
         self.store, self.clock = MemoryStore(), SystemClock()
         me = Holder(host="here", pid=1, started_at=0.0)
         lease = self.store.take_lease(self.store.lease(), me, {}, self.clock.now())
         assert lease is not None
-        self.cluster = NodeCluster(home=home, artifacts=home / "artifacts", devices=1, python_path=[ROOT])
+        self.cluster = NodeCluster(
+            home=home, artifacts=home / "artifacts", devices=1, python_path=[ROOT], preload=preload
+        )
         self.loop = SchedulingLoop(
             cluster=self.cluster,
             store=self.store,
@@ -39,6 +43,7 @@ class LiveLoop:
                 packing=BestFit(),
                 preemption=never,
                 max_memory_raises=max_memory_raises,
+                antiphase=antiphase,
             ),
             max_attempts=1,
             finish=no_report,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -65,6 +66,24 @@ def gone(pid, patience_s=5.0):
 
 def children():
     return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_bundles_that_take_turns_on_a_device_are_never_in_one_phase_together(agent, config):
+    device = config.devices[0]
+    for name in ("a", "b"):
+        launch = make_launch((device,), "take_turns", bundle_id=name)
+        turns = replace(launch.placement, share=0.5, phases=("rollout", "learn"))
+        agent.launch(replace(launch, placement=turns))
+    ends = {}
+    while len(ends) < 2:
+        ends |= {event.bundle_id: event for event in agent.poll(1.0) if isinstance(event, StageCompleted | StageRaised)}
+    assert all(isinstance(event, StageCompleted) for event in ends.values()), ends
+    lines = (config.artifacts / "cache" / "turns").read_text().splitlines()
+    inside = set()
+    for sign, phase in map(str.split, lines):
+        assert (phase in inside) == (sign == "-")
+        inside ^= {phase}
+    assert len(lines) == 2 * 10 * 2 * 2
 
 
 def test_what_the_processes_of_a_gang_take_comes_as_one_event(agent, config):

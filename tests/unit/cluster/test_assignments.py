@@ -7,11 +7,16 @@ import pytest
 from cluster.assignments import seats
 from cluster.inventory import Gpu, Inventory, visible
 from cluster.outputs import Artifacts
+from cluster.phases import GateFolders
 from orchestrator.schema import Device, DeviceKind
 from tests.unit.cluster.launches import make_launch
 
 CORES = tuple(range(8, 16))
 GPUS = tuple(Gpu(index=i, uuid=f"GPU-{i}{i}", model="H100", memory_bytes=80 << 30) for i in range(4))
+
+GPU_DEVICES = tuple(
+    Device(device_id=f"node/gpu{i}", node_id="node", index=i, kind=DeviceKind.CUDA, memory_bytes=80 << 30) for i in range(2)
+)
 
 
 def seats_of(devices, tmp_path, share=1.0, memory_bytes=0, node_devices=4):
@@ -58,3 +63,21 @@ def test_a_bundle_on_a_core_is_pinned_to_it_has_one_thread_and_sees_no_gpu(tmp_p
     assert seat.assignment.threads == 1
     assert seat.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert seat.assignment.rendezvous == ""
+
+
+def test_bundles_that_take_turns_find_the_gates_of_their_device(tmp_path):
+    gates = GateFolders()
+    launches = [make_launch(GPU_DEVICES[n : n + 1], bundle_id=f"b{n}") for n in (0, 0, 1)]
+    turns = [replace(launch, placement=replace(launch.placement, phases=("learn",))) for launch in launches]
+    told = [seats(launch, Artifacts(tmp_path), CORES, 2, gates)[0].assignment.phase_dir for launch in turns]
+    gates.remove()
+    assert told[0] == told[1] != told[2]
+    (other,) = seats(launches[0], Artifacts(tmp_path), CORES, 2, gates)
+    assert other.assignment.phase_dir == ""
+
+
+def test_who_parks_may_take_what_is_away_too(tmp_path):
+    launch = make_launch(GPU_DEVICES[:1])
+    placement = replace(launch.placement, memory_bytes=40 << 30, away_bytes=10 << 30)
+    (seat,) = seats(replace(launch, placement=placement), Artifacts(tmp_path), CORES, 2)
+    assert (seat.assignment.parks, seat.assignment.memory_bytes) == (True, 50 << 30)

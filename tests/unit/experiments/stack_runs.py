@@ -89,5 +89,6 @@ def _run(listed: list[tuple[int, Assignment, int]], function) -> StackRun:
         file = Path(assignment.output_dir) / "model.safetensors"
         weights = load_file(file) if file.exists() else {}
         channel = channels[name]
-        results[name] = Result(stack.outcomes[name], channel.reports, weights, channel.saves, channel.measurements)
+        told = channel.reports, weights, channel.saves, channel.measurements, channel.phases
+        results[name] = Result(stack.outcomes[name], *told)
     return StackRun(results, stack.errors)

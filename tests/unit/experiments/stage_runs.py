@@ -29,6 +29,7 @@ class RecordingChannel:
     questions: int = 0
     saves: list[int] = field(default_factory=list)
     measurements: list[tuple[int, int, float | None]] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
 
     def report(self, step, metrics, progress):
         self.reports.append((step, dict(metrics), progress))
@@ -40,6 +41,7 @@ class RecordingChannel:
         self.measurements.append((memory_bytes, host_memory_bytes, utilisation))
 
     def phase(self, name):
+        self.phases.append(name)
         return nullcontext()
 
     def stop_requested(self):
@@ -54,6 +56,7 @@ class Result:
     weights: dict[str, torch.Tensor]
     saves: list[int]
     measurements: list[tuple[int, int, float | None]]
+    phases: list[str]
 
     def series(self, name: str) -> list[float]:
         return [metrics[name] for _, metrics, _ in self.reports if name in metrics]
@@ -95,7 +98,7 @@ def run_on(assignment: Assignment, channel: RecordingChannel) -> Result:
     outcome = RUNS[assignment.stage.name](assignment, channel)
     weights_file = Path(assignment.output_dir) / "model.safetensors"
     weights = load_file(weights_file) if weights_file.exists() else {}
-    return Result(outcome, channel.reports, weights, channel.saves, channel.measurements)
+    return Result(outcome, channel.reports, weights, channel.saves, channel.measurements, channel.phases)
 
 
 def run_stage(

@@ -40,3 +40,14 @@ def test_encode_names_the_character_it_lacks(text, named):
 def test_decode_refuses_ids_outside_the_vocabulary(token):
     with pytest.raises(ValueError, match=f"{token} is outside the vocabulary of 99"):
         tokenizer.decode([5, token])
+
+
+@given(st.lists(st.integers(-3, 300)))
+def test_decode_looks_at_ids_up_to_eos_only(ids):
+    before = ids[: ids.index(2)] if 2 in ids else ids
+    bad = [token for token in before if not 0 <= token < 99]
+    if bad:
+        with pytest.raises(ValueError, match=f"token id {bad[0]} is outside"):
+            tokenizer.decode(ids)
+    else:
+        assert tokenizer.decode(ids) == "".join(CHARACTERS[token - 3] for token in before if token > 2)

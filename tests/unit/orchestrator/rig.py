@@ -10,6 +10,7 @@ from orchestrator.fusion import Fusion
 from orchestrator.loop import Policies, SchedulingLoop
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import BestFit
+from orchestrator.phases import BesideBarred
 from orchestrator.ports import Store
 from orchestrator.schema import (
     Allocation,
@@ -68,6 +69,7 @@ class Rig:
         cluster: SimulatedCluster | None = None,
         searching: Executor | None = None,
         fusion: Fusion | None = None,
+        antiphase: bool = False,
     ) -> None:
         made = SimulatedCluster(devices=[device(i) for i in range(devices)], script=script, start_at=start_at)
         self.cluster = cluster or made
@@ -86,10 +88,11 @@ class Rig:
             clock=self.cluster,
             policies=Policies(
                 ordering=ORDERINGS[str(ordering["name"])](ordering),
-                packing=BestFit(),
+                packing=BesideBarred(BestFit()) if antiphase else BestFit(),
                 preemption=PREEMPTIONS[str(preemption["name"])](preemption),
                 tenants={tenant.name: tenant for tenant in tenants},
                 fusion=fusion,
+                antiphase=antiphase,
             ),
             max_attempts=2,
             finish=no_report,

@@ -25,7 +25,7 @@ def test_shares_of_devices_are_packing() -> None:
 
 @pytest.mark.parametrize("name", list(MECHANISMS))
 def test_what_is_switched_off_is_not_used_any_more(name: str) -> None:
-    given = ["study=rl_vs_sft", "stopping=successive_halving", "cluster.share_per_trial=0.5"]
+    given = ["study=rl_vs_sft", "stopping=successive_halving", "cluster.share_per_trial=0.5", "phases=antiphase"]
     assert name in used_by(compose_study(given).config)
     assert name not in used_by(compose_study(without(given, [name])).config)
 

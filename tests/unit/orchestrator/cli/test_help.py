@@ -23,6 +23,8 @@ COMMANDS = (
         "extend",
         "report",
         "studies",
+        "ablate",
+        "profile",
         "simulate",
     ],
     *("token create", "token list", "token revoke"),

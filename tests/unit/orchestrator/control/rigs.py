@@ -18,7 +18,14 @@ from tests.unit.orchestrator.builders import device
 
 STEP_S = 0.5
 # Five trials behind a warm-up that they share; 40 steps each.
-OVERRIDES = ("study=rl_vs_sft", "algorithm=sft", "optimizer.lr=1e-3", "seed=range(0,5)", "algorithm.max_steps=40")
+OVERRIDES = (
+    "study=rl_vs_sft",
+    "algorithm=sft",
+    "optimizer.lr=1e-3",
+    "seed=range(0,5)",
+    "algorithm.max_steps=40",
+    "fusion=off",
+)
 
 
 @cache

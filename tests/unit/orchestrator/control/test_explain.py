@@ -150,7 +150,14 @@ def test_an_unknown_trial_is_a_key_error() -> None:
 
 
 def test_a_kind_that_may_not_sit_beside_another_is_told_why_and_until_when() -> None:
-    rig = Rig("study=rl_vs_sft", "algorithm=sft", "seed=range(0,5)", "optimizer.lr=1e-3", "cluster.share_per_trial=0.5")
+    rig = Rig(
+        "study=rl_vs_sft",
+        "algorithm=sft",
+        "seed=range(0,5)",
+        "optimizer.lr=1e-3",
+        "cluster.share_per_trial=0.5",
+        "fusion=off",
+    )
     study_id = rig.submit()
     rig.until(lambda: len(rig.loop.state.bundles) == 4)
     (waiting,) = [t for t in rig.store.trials(study_id) if t.state is TrialState.QUEUED]

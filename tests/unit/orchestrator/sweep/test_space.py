@@ -28,7 +28,7 @@ def space(*sweep: str, seeds: int = 1) -> Space:
         ("a=range(0.1,0.5,0.1)", Numbers("a", 0.1, 0.4, step=0.1)),
         ("a=tag(log,range(1,9))", Numbers("a", 1, 8, step=1, log=True)),
         ("a=x,y", Choices("a", ("x", "y"))),
-        ("a=choice(1,'y z')", Choices("a", ("1", "'y z'"))),
+        ("a=choice(1,'y z')", Choices("a", ("1", r"y\ z"))),
         ("+a.b=1,2", Choices("+a.b", ("1", "2"))),
         ("a=1e-3,0.001", Choices("a", ("0.001",))),
         ("a=3", Choices("a", ("3",))),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking.mlflow import MlflowTracker
-from tests.unit.orchestrator.builders import study
+from tests.unit.orchestrator.builders import study, warm_started
 
 # MLflow's own code warns about what it will change; it is not ours to fix.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -43,3 +43,27 @@ def test_a_locked_database_does_not_answer(tmp_path: Path) -> None:
     connection.rollback()
     connection.close()
     assert tracker.answers()
+
+
+def test_files_of_a_study_that_was_never_tracked_are_attached_to_nothing(tmp_path: Path) -> None:
+    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    assert not tracker.attach(study(), "study-1-0000", [], "profiles/one")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_files_are_attached_to_the_run_of_a_trial_and_to_no_other(tmp_path: Path) -> None:
+    trial, other = warm_started(2)
+    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    tracker.study_started(study())
+    tracker.trial_changed(study(), trial)
+    file = tmp_path / "trace.json.gz"
+    file.write_text("trace")
+    assert tracker.attach(study(), trial.trial_id, [file], "profiles/one")
+    assert not tracker.attach(study(), other.trial_id, [file], "profiles/one")
+    (stored,) = (tmp_path / "artifacts").rglob("profiles/one/trace.json.gz")
+    assert stored.read_text() == "trace"
+    tags = [
+        run.data.tags.get("trial_id") for run in tracker.client.search_runs(["1"]) if run.info.run_id in str(stored)
+    ]
+    assert tags == [trial.trial_id]
