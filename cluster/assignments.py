@@ -28,8 +28,8 @@ def seats(
     """One seat per device of the launch, by rank: rank r has the rth device to itself.
 
     On cpu a process is pinned to the core of its device. On cuda it sees its own GPU only and may use its GPU's part
-    of the node's cores, in proportion to its share. One that takes turns does so through `gates`; without any it is alone
-    on its device.
+    of the node's cores, in proportion to its share. One that takes turns does so through `gates`; without any it is
+    alone on its device.
     """
     return tuple(
         _seat(launch, artifacts, rank, device, node_cores, node_devices, gates)

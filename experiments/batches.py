@@ -13,6 +13,7 @@ from experiments.tasks.tokenizer import BOS, EOS, PAD, CharTokenizer
 
 _PAD, _BOS, _EOS = _SPECIAL = "\0\1\2"
 """Characters that no text has, for the tokens that no character has."""
+_SPECIAL_IDS = bytes([PAD, BOS, EOS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +53,33 @@ def encode_answers(texts: Sequence[str], tokenizer: CharTokenizer, device: torch
     """The text of each answer and EOS, padded on the right to the longest."""
     longest = max(map(len, texts)) + 1
     tokens = _ids([(text + _EOS).ljust(longest, _PAD) for text in texts], texts, tokenizer).to(device)
-    lengths = torch.tensor([len(text) + 1 for text in texts], device=device)
-    return Answers(tokens, torch.arange(longest, device=device) < lengths[:, None])
+    return Answers(tokens, tokens != PAD)
 
 
 def _ids(rows: Sequence[str], texts: Sequence[str], tokenizer: CharTokenizer) -> Tensor:
     """Token ids of `rows` of one length: `texts` with the characters that stand for special tokens.
 
-    One look-up for all of them: a list of lists would take longer than a small model's step. Raises ValueError, naming
-    the character, for texts that the vocabulary lacks.
+    One translation for all of them: a list of lists would take longer than a small model's step. Raises ValueError,
+    naming the character, for texts that the vocabulary lacks.
     """
-    added = sum(map(len, rows)) - sum(map(len, texts))
-    ids = _table()[torch.frombuffer(bytearray("".join(rows), "ascii", "replace"), dtype=torch.uint8).long()]
-    if int((ids < len(_SPECIAL)).sum()) != added or not all(map(str.isascii, texts)):
+    joined = "".join(rows)
+    ids = joined.encode("ascii", "replace").translate(_table())
+    added = len(joined) - sum(map(len, texts))
+    if len(ids) - len(ids.translate(None, _SPECIAL_IDS)) != added or not joined.isascii():
         for text in texts:
             tokenizer.encode(text)
-    return ids.view(len(rows), -1)
+    return torch.frombuffer(bytearray(ids), dtype=torch.uint8).long().view(len(rows), -1)
 
 
 @lru_cache(maxsize=1)
-def _table() -> Tensor:
-    """(128,): the token of each ASCII character, PAD where there is none."""
-    tokenizer, table = CharTokenizer(), torch.full((128,), PAD)
+def _table() -> bytes:
+    """The token of each character's code, PAD where there is none."""
+    tokenizer, table = CharTokenizer(), bytearray([PAD] * 256)
     for token in range(len(_SPECIAL), tokenizer.vocab_size):
         table[ord(tokenizer.decode([token]))] = token
-    table[[ord(character) for character in _SPECIAL]] = torch.tensor([PAD, BOS, EOS])
-    return table
+    for character, token in zip(_SPECIAL, _SPECIAL_IDS, strict=True):
+        table[ord(character)] = token
+    return bytes(table)
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

@@ -1,7 +1,7 @@
 """What the parts of a stage's time are called, for whoever profiles it: `experiments.profiling`.
 
-A function that is `timed_as` a part says so once, where it is defined. While nobody listens a call of it costs 0.1 µs
-more; torch's `record_function` would cost 5.
+A function that is `timed_as` a part says so once, where it is defined. While nobody listens a call of it takes 0.3 µs
+more, and a step makes a dozen of them; torch's `record_function` takes 5 µs, whether it is recorded or not.
 """
 
 import time
@@ -82,16 +82,19 @@ class Clock:
         self._stopped = False
         self._mark = wall(), cpu()
 
-    @contextmanager
-    def part(self, part: Part) -> Iterator[None]:
+    def part(self, part: Part) -> AbstractContextManager[None]:
         """The time inside is that part's, but for the parts inside it."""
+        return _Inside(self, part)
+
+    def enter(self, part: Part) -> None:
+        """That part begins."""
         self.charge()
         self._open.append(part)
-        try:
-            yield
-        finally:
-            self.charge()
-            self._open.pop()
+
+    def leave(self) -> None:
+        """The part that began last ends."""
+        self.charge()
+        self._open.pop()
 
     def begin_steps(self) -> None:
         """What belongs to no part is no start-up from now on."""
@@ -118,3 +121,18 @@ class Clock:
         self.wall_s[part] = self.wall_s.get(part, 0.0) + wall - self._mark[0]
         self.cpu_s[part] = self.cpu_s.get(part, 0.0) + cpu - self._mark[1]
         self._mark = wall, cpu
+
+
+class _Inside:
+    """A class of its own, since a generator takes twice as long to enter."""
+
+    __slots__ = "_clock", "_part"
+
+    def __init__(self, clock: Clock, part: Part) -> None:
+        self._clock, self._part = clock, part
+
+    def __enter__(self) -> None:
+        self._clock.enter(self._part)
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.leave()

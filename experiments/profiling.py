@@ -1,7 +1,7 @@
 """One stage under a profiler, alone or as a stack of copies: `python -m experiments.profiling FOLDER`.
 
-FOLDER holds `request.json` (see `Request`) and gets `measured.json` (see `_document`) and `trace.json.gz`, a trace
-of torch for chrome://tracing or https://ui.perfetto.dev. Nothing outside is written to but the cache that all stages share.
+FOLDER holds `request.json` (see `Request`) and gets `measured.json` (see `_document`) and `trace.json.gz`, torch's, for
+chrome://tracing or https://ui.perfetto.dev. Nothing outside is written to but the cache that all stages share.
 
 Torch's profiler slows small operators down by half and more. So the time by part is that of steps without it, taken by
 `parts.Clock`; a few steps more are traced, and their time counts nowhere.
@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,26 +21,27 @@ from typing import Any, get_args
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import experiments.preload  # noqa: F401 - what a stage on a cluster finds imported
 from experiments.channel import Channel
 from experiments.parts import COMPUTING, Clock, Part, heard_by
 from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
 
 REQUEST, MEASURED, TRACE = "request.json", "measured.json", "trace.json.gz"
-WARM_STEPS, TRACED_STEPS = 3, 10
-"""So many steps at most come before the traced ones, which are so many."""
+WARM_STEPS = 3
+"""So many steps at most come before the traced ones."""
 TOP_OPERATORS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to profile: `steps` of a stage (0: all of it), `width` copies of it at once whose seeds follow each other.
+    """What to profile: `steps` of a stage (0: all of it) and `traced_steps` more, `width` copies of it at once, whose
+    seeds follow each other.
 
     `checkpoint` is a folder `step-N` to go on from, "" for the stage's own start. The other folders: see `Assignment`.
     """
 
     stage: Mapping[str, Any]
     steps: int
+    traced_steps: int
     width: int
     checkpoint: str
     parent_dir: str
@@ -55,7 +56,7 @@ def main(folder: Path) -> None:
     scratch = folder / "scratch"
     try:
         assignments = [_assignment(request, kind, scratch / str(copy), copy) for copy in range(request.width)]
-        with _Course(request.steps, kind, folder / TRACE) as course:
+        with _Course(request, kind, folder / TRACE) as course:
             _run(assignments, course)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -107,10 +108,10 @@ class _Course:
     Boundary n, from 1, is the one before the n-th step of this run.
     """
 
-    def __init__(self, steps: int, kind: DeviceKind, trace: Path) -> None:
-        warm = min(WARM_STEPS, steps) if steps else WARM_STEPS
-        self._traced_from, self._traced_to = warm + 1, warm + 1 + TRACED_STEPS
-        self._last = steps + TRACED_STEPS + 1 if steps else sys.maxsize
+    def __init__(self, request: Request, kind: DeviceKind, trace: Path) -> None:
+        warm = min(WARM_STEPS, request.steps) if request.steps else WARM_STEPS
+        self._traced_from, self._traced_to = warm + 1, warm + 1 + request.traced_steps
+        self._last = request.steps + request.traced_steps + 1 if request.steps else sys.maxsize
         self._trace = trace
         on_gpu = kind is DeviceKind.CUDA
         self._profile = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])])
@@ -165,10 +166,9 @@ class _Course:
         self._profile.export_chrome_trace(str(self._trace))
         self.operators = _top_operators(self._profile)
 
-    @contextmanager
-    def _part(self, part: Part) -> Iterator[None]:
-        with self.clock.part(part), record_function(part) if self._tracing else nullcontext():
-            yield
+    def _part(self, part: Part) -> AbstractContextManager[None]:
+        """While the trace is made the clock stands still."""
+        return record_function(part) if self._tracing else self.clock.part(part)
 
 
 def _top_operators(profiled: profile) -> list[dict[str, Any]]:
@@ -260,4 +260,6 @@ def _document(course: _Course, request: Request, kind: DeviceKind) -> dict[str, 
 
 
 if __name__ == "__main__":
+    # What a stage on a cluster finds imported: it is no part of its start.
+    importlib.import_module("experiments.preload")
     main(Path(sys.argv[1]))

@@ -101,7 +101,7 @@ class ReasoningGymVerifier:
         return {"_config": self._config, "_dataset": None, "_scores": {}}
 
 
-@lru_cache(maxsize=512)  # a group's answers are judged one after the other; a verifier only reads its entry
+@lru_cache(maxsize=4096)  # those of many members come up again; a verifier only reads its entry
 def _parsed(entry: str) -> Any:
     return json.loads(entry)
 

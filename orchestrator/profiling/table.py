@@ -53,10 +53,11 @@ def overhead_lines(document: Mapping[str, Any]) -> list[str]:
     if not document["alone"]:
         lines.append("Another run used this machine's devices meanwhile: CPU time says more than wall time.")
     if document["runs_held_s"]:
-        idle = 1.0 - document["runs_busy_s"] / document["runs_held_s"]
+        held_s = document["runs_held_s"]
+        idle = _PERCENT * (1.0 - document["runs_busy_s"] / held_s)
         lines.append(
-            f"Its own runs in the study held their devices for {document['runs_held_s']:.1f} s; {_PERCENT * idle:.1f} % "
-            "of it lies outside steps and evaluations (start, checkpoints, reports, commit)."
+            f"Its own runs in the study held their devices for {held_s:.1f} s; {idle:.1f} % of it lies outside steps "
+            "and evaluations (start, checkpoints, reports, commit)."
         )
     return lines
 

@@ -15,7 +15,8 @@ CORES = tuple(range(8, 16))
 GPUS = tuple(Gpu(index=i, uuid=f"GPU-{i}{i}", model="H100", memory_bytes=80 << 30) for i in range(4))
 
 GPU_DEVICES = tuple(
-    Device(device_id=f"node/gpu{i}", node_id="node", index=i, kind=DeviceKind.CUDA, memory_bytes=80 << 30) for i in range(2)
+    Device(device_id=f"node/gpu{i}", node_id="node", index=i, kind=DeviceKind.CUDA, memory_bytes=80 << 30)
+    for i in range(2)
 )
 
 
