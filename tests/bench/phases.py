@@ -8,8 +8,6 @@ On a GPU it hasn't been measured.
 """
 
 import argparse
-import json
-import random
 import resource
 import statistics
 import tempfile
@@ -17,20 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.integration.live_loop import LiveLoop, stage_of
-from tests.unit.experiments.stage_runs import stage_data
+from tests.unit.experiments.stage_runs import coin_flips, stage_data
 
 STEPS = 500
 ALGORITHM = {"name": "grpo", "max_steps": STEPS, "prompts_per_step": 16, "group_size": 8}
 ARRANGEMENTS = {"one after the other": (1.0, False), "side by side": (0.5, False), "in antiphase": (0.5, True)}
-
-
-def coin_flips(folder: Path) -> Path:
-    """Problems whose answers nobody can know: every step has groups to learn from, and stays as long as the others."""
-    generator = random.Random(0)
-    path = folder / "problems.jsonl"
-    problems = [{"prompt": f"{a}+{b}=", "answer": generator.choice("12")} for a in range(14) for b in range(10)]
-    path.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    return path
 
 
 @dataclass(frozen=True, slots=True)

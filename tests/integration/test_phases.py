@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from orchestrator.schema import Stage
 from tests.integration.live_loop import LiveLoop, stage_of
-from tests.unit.experiments.stage_runs import run_stage, stage_data, write_problems
+from tests.unit.experiments.stage_runs import coin_flips, run_stage, stage_data
 
 CLUSTER = {"devices_per_trial": 1, "share_per_trial": 0.5, "memory_per_trial_gib": 0.5}
-ALGORITHM = {"name": "grpo", "max_steps": 30, "prompts_per_step": 8, "group_size": 8, "phases": ["rollout", "learn"]}
+ALGORITHM = {"name": "grpo", "max_steps": 60, "prompts_per_step": 8, "group_size": 8, "phases": ["rollout", "learn"]}
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveLoop]:
 
 @pytest.mark.slow
 def test_two_rl_stages_in_antiphase_learn_what_each_learns_alone(live: LiveLoop, tmp_path: Path) -> None:
-    problems = write_problems(tmp_path)
+    problems = coin_flips(tmp_path)
     configs = {f"seed-{seed}": stage_data(problems, ALGORITHM, seed=seed) for seed in range(2)}
     stages: list[Stage] = [
-        replace(stage_of("experiments.stages.grpo:run", key, 30), config=config) for key, config in configs.items()
+        replace(stage_of("experiments.stages.grpo:run", key, 60), config=config) for key, config in configs.items()
     ]
     live.submit("study", stages, CLUSTER)
     live.until(lambda: live.loop.finished("study"))

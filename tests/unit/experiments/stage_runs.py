@@ -1,6 +1,7 @@
 """Runs real stages on a tiny task in children, and says what came of them."""
 
 import json
+import random
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,15 @@ def write_problems(folder: Path) -> Path:
     pairs = [(a, b) for a in range(14) for b in range(10)]
     path = folder / "problems.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{a}+{b}=", "answer": str(a + b)}) + "\n" for a, b in pairs))
+    return path
+
+
+def coin_flips(folder: Path) -> Path:
+    """Problems whose answers nobody can know: every step has groups to learn from, and stays as long as the others."""
+    generator = random.Random(0)
+    path = folder / "problems.jsonl"
+    problems = [{"prompt": f"{a}+{b}=", "answer": generator.choice("12")} for a in range(14) for b in range(10)]
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     return path
 
 

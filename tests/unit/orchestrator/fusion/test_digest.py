@@ -55,3 +55,9 @@ def test_without_a_fused_program_there_is_none() -> None:
 def test_stages_of_other_entrypoints_are_not_fused() -> None:
     made = stage("main", fusable=True)
     assert fusion_digest(replace(made, entrypoint="tests:other")) != fusion_digest(made)
+
+
+def test_an_entrypoint_of_another_package_is_not_what_the_fused_program_trains() -> None:
+    made = replace(stage("main", fusable=True), fused_entrypoint="theirs.fused:run")
+    assert fusion_digest(replace(made, entrypoint="theirs.sft:run")) != ""
+    assert fusion_digest(replace(made, entrypoint="mine.sft:run")) == ""
