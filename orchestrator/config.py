@@ -141,8 +141,8 @@ class RandomConfig(PolicyConfig):
 @dataclass
 class FusionConfig:
     """Whether variants that differ in numbers only train as one program. `max_width`: how many at most; how many it
-    will be is measured. `refill`: seats that members have left go to others of their kind at once. `patience_s`: for how
-    long whoever waits may be overtaken by those."""
+    will be is measured. `refill`: seats that members have left go to others of their kind at once. `patience_s`: for
+    how long whoever waits may be overtaken by those."""
 
     name: str = MISSING
     max_width: int = 16
@@ -311,9 +311,9 @@ class StudyConfig:
     """`sweep` maps override keys to values in Hydra's sweep grammar; the command line has the last word.
 
     share_stages: run equal stages once for all that need them; if not, each trial runs all of its own. reuse_stages:
-    take a non-final stage's output from an earlier study where its key is the same. share_trunks: runs
-    that differ in length only, or in their decay, do once what they have in common (see `sweep.trunks`). tenant: whose
-    quota and share it counts against. priority: higher goes first under `ordering=priority`, and may preempt lower ones.
+    take a non-final stage's output from an earlier study where its key is the same. share_trunks: runs that differ in
+    length only, or in their decay, do once what they have in common (see `sweep.trunks`). tenant: whose quota and share
+    it counts against. priority: higher goes first under `ordering=priority`, and may preempt lower ones.
     """
 
     name: str = MISSING

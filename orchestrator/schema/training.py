@@ -139,8 +139,8 @@ class TaskConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its schedule. `lr` is the peak. `wsd` decays over its last `decay_steps` steps, over `decay_fraction` of
-    all where that is 0; other schedules look at neither, nor at `decay`."""
+    """AdamW and its schedule. `lr` is the peak. `wsd` decays over its last `decay_steps` steps, over `decay_fraction`
+    of all where that is 0; other schedules look at neither, nor at `decay`."""
 
     lr: float = 1e-3
     beta1: float = 0.9
