@@ -3,7 +3,7 @@
 A stack of width w does w member-steps in the time of one of its steps; its *throughput* is those per second. It grows
 with the width as long as the work of one member leaves the device idle, and falls again where members only push each
 other out of the caches. Nobody knows beforehand where, so the width is searched by doubling and halving around the best
-that was measured: every try is work that had to be done anyway.
+that was measured, from `FIRST` on: every try is work that had to be done anyway.
 
 Widths that aren't powers of two count for the nearest one, by ratio: members leave one by one, and what is seen on the
 way down is worth knowing.
@@ -72,8 +72,9 @@ class Widths:
         if not known:
             return min(FIRST, largest)
         best = max(known, key=lambda width: (known[width], -width))
-        for width in (2 * best, best // 2):
-            if width and width <= largest and width not in known:
+        wider = 2 * best if max(known) > best else max(2 * best, FIRST)
+        for width in (min(wider, largest), best // 2):
+            if width > 0 and _power(width) not in known:
                 return width
         return min(best, largest)
 

@@ -25,6 +25,12 @@ def test_a_wider_one_is_tried_next() -> None:
     assert measured({8: 100.0}).best("key", 64) == 16
 
 
+def test_a_stage_that_ran_alone_says_nothing_of_stacks() -> None:
+    assert measured({1: 100.0}).best("key", 64) == FIRST
+    assert measured({1: 100.0, 2: 150.0}).best("key", 64) == FIRST
+    assert measured({1: 100.0}).best("key", 5) == 5
+
+
 def test_where_wider_is_slower_a_narrower_one_is_tried() -> None:
     assert measured({8: 100.0, 16: 90.0}).best("key", 64) == 4
 
