@@ -103,6 +103,11 @@ def measured(home: Path) -> dict[str, Any]:
         document = DirectOperations(store, at, "ablation").report("")
     throughput = document["throughput"]
     best = [entry["best_trial"] for entry in document["verdict"]["algorithms"].values()]
+    winner = max(best, key=lambda trial: trial["dev_accuracy"] or 0.0, default=None)
+    if winner is not None:
+        said = [set(trial["overrides"]) for trial in document["trials"]]
+        in_common = set.intersection(*said) if len(said) > 1 else set()
+        winner = winner | {"overrides": [text for text in winner["overrides"] if text not in in_common]}
     return {
         "study_id": document["study"]["id"],
         "study_s": document["study"]["seconds"],
@@ -111,7 +116,7 @@ def measured(home: Path) -> dict[str, Any]:
         "experiments_per_gpu_hour": throughput["experiments_per_gpu_hour"],
         "completed_equivalent_per_gpu_hour": throughput["completed_equivalent_per_gpu_hour"],
         "decided": throughput["experiments_decided"],
-        "winner": max(best, key=lambda trial: trial["dev_accuracy"] or 0.0, default=None),
+        "winner": winner,
     }
 
 
