@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.caching.collecting import in_use
 from orchestrator.caching.policy import InUse
 from orchestrator.ports import OutputCache, Store
-from orchestrator.report.times import when
+from orchestrator.report.grid import Grid
+from orchestrator.report.table import print_grid
+from orchestrator.report.times import span
 from orchestrator.schema import Allocation
 from orchestrator.schema.caching import CacheEntry
 
-_VERIFIED = {True: "yes", False: "NO", None: "-"}
+_VERIFIED = {True: "yes", False: "NO", None: ""}
+_DIGITS = 12
 
 
 def describe(cache: OutputCache, store: Store, now: float, *, verify: bool = False) -> list[dict[str, Any]]:
@@ -47,23 +49,22 @@ def _described(
 
 
 def print_entries(rows: Sequence[dict[str, Any]], total_bytes: int, now: float) -> None:
-    """Print what `describe` gave. `total_bytes`: of all, files that several share counted once."""
-    table = Table()
-    for column in ("kind", "name", "size", "made", "last used", "stage", "study", "needed", "verifies"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for row in rows:
-        study, _, stage = row["name"].rpartition("/")
-        table.add_row(
+    """Print what `describe` gave, names cut short. `total_bytes`: of all, files that several share counted once."""
+    header = ("kind", "name", "MiB", "made", "used", "stage", "study", "needed", "verifies")
+    cells = tuple(
+        (
             row["kind"],
-            stage if study else row["name"],
-            f"{row['bytes'] / 2**20:.1f} MiB",
-            when(row["made_at"], now),
-            when(row["used_at"], now),
+            row["name"].rpartition("/")[2][:_DIGITS],
+            f"{row['bytes'] / 2**20:.1f}",
+            f"{span(now - row['made_at'])} ago",
+            f"{span(now - row['used_at'])} ago",
             row["stage"],
             row["study"],
             "yes" if row["needed"] else "",
             _VERIFIED[row["verified"]],
         )
-    console = Console()
-    console.print(table)
-    console.print(f"{len(rows)} entries, {total_bytes / 2**30:.3f} GiB on disk")
+        for row in rows
+    )
+    console = Console(highlight=False)
+    title = f"{len(rows)} entries, {total_bytes / 2**30:.3f} GiB on disk (full names: --format json)"
+    print_grid(Grid(title, header, cells, frozenset({"MiB"})), console)
