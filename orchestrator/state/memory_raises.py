@@ -79,8 +79,10 @@ def _remedy(event: MemoryExceeded) -> str:
 
 
 def _stated(core: MachineCore, bundle: Bundle) -> str:
-    """That a person's own word was not enough, if it was."""
-    cluster = core.studies[bundle.launch.study_id].config.get("cluster", {})
+    """That a person's own word was not enough, if it was. The study that it began for may be forgotten by now, while it
+    goes on for another one."""
+    study = core.studies.get(bundle.launch.study_id)
+    cluster = study.config.get("cluster", {}) if study is not None else {}
     stated = float(cluster.get("memory_per_trial_gib", 0.0))
     return f"; cluster.memory_per_trial_gib={stated:g} is not enough" if stated else ""
 

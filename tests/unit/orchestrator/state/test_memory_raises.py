@@ -13,6 +13,7 @@ from orchestrator.events import (
     RecordTrial,
     StageMeasured,
     StageSaved,
+    StudyForgotten,
 )
 from orchestrator.packing import BestFit
 from orchestrator.schema import DeviceKind, TrialState
@@ -220,3 +221,15 @@ def test_one_that_makes_room_and_takes_too_much_meanwhile_is_raised_and_not_char
     exceed(machine, "0", used_gib=2.5)
     assert machine.trials[FIRST].preemptions == 0
     assert demanded_gib(machine) == [3.0]
+
+
+def test_a_run_that_outlived_the_study_it_began_for_is_raised_all_the_same(machine: Machine) -> None:
+    submit(machine)
+    machine.pack(at=1.0)
+    machine.handle(submitted(1, share=0.25, study_id="study-2"))
+    machine.handle(HaltRequested(at=2.0, trial_ids=(FIRST,), into=TrialState.CANCELLED, reason="by a person"))
+    machine.studies["study-1"] = replace(machine.studies["study-1"], ended_at=3.0)
+    machine.handle(StudyForgotten(at=4.0, study_id="study-1"))
+    assert "study-1" not in machine.studies
+    exceed(machine, "0", used_gib=2.5)
+    assert demanded_gib(machine) == [max(OVER_USED * 2.5, OVER_LIMIT * 2.0)]
