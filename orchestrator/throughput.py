@@ -23,6 +23,10 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     ),
     "gpu_hours_held": "sum over the ledger of devices x share x wall time from placement to release, idle included",
     "gpu_hours_busy": "the part of gpu_hours_held in which the stage was computing, by the stage's own timer",
+    "gpu_hours_fused": (
+        "the part of gpu_hours_held in which trials trained with others as one program; each is charged its seat, and "
+        "a seat that nobody takes is charged to nobody"
+    ),
     "experiments_decided": "trials that gave their answer: completed, or stopped early on evidence",
     "experiments_completed": "trials trained to their full budget",
     "stages_reused": "stage outputs that a trial took over instead of computing them, counted per trial",
@@ -44,6 +48,8 @@ def throughput(trials: Sequence[Trial], allocations: Sequence[Allocation], now: 
     """
     held_hours = sum(line.device_seconds(now) for line in allocations) / _SECONDS_PER_HOUR
     busy_hours = sum(line.busy_device_seconds() for line in allocations) / _SECONDS_PER_HOUR
+    fused = (line.device_seconds(now) for line in allocations if line.stack_id)
+    fused_hours = sum(fused) / _SECONDS_PER_HOUR
     decided = sum(trial.state.decided for trial in trials)
     equivalent = sum(trial.budget_fraction for trial in trials)
     return {
@@ -52,6 +58,7 @@ def throughput(trials: Sequence[Trial], allocations: Sequence[Allocation], now: 
         "completed_equivalent_reused": sum(trial.reused_fraction for trial in trials),
         "gpu_hours_held": held_hours,
         "gpu_hours_busy": busy_hours,
+        "gpu_hours_fused": fused_hours,
         "experiments_decided": float(decided),
         "experiments_completed": float(sum(trial.state is TrialState.COMPLETED for trial in trials)),
         "stages_reused": float(sum(len(trial.reused_stages) for trial in trials)),

@@ -109,3 +109,9 @@ def test_the_rates_times_the_hours_are_the_counts(trials: list[Trial], lines: li
         decided = numbers["experiments_per_gpu_hour"] * numbers["gpu_hours_held"]
         assert decided == pytest.approx(numbers["experiments_decided"])
         assert numbers["experiments_completed"] <= numbers["experiments_decided"]
+
+
+def test_hours_in_stacks_are_shown_apart() -> None:
+    seats = [replace(line(0, 3600, share=0.25), stack_id="stack")] * 3
+    numbers = throughput([], [*seats, line(0, 3600)], now=0)
+    assert (numbers["gpu_hours_held"], numbers["gpu_hours_fused"]) == (1.75, 0.75)
