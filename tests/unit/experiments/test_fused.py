@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.experiments.fusion.drawn import DRAWN, knobs
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
     SERIES,
@@ -269,14 +270,6 @@ def test_members_share_what_the_process_takes(study, tmp_path):
     assert all(result.outcome.busy_s > 0 for result in run.results.values())
 
 
-KNOBS = {
-    "lr": st.floats(-4.0, -2.0).map(lambda power: 10.0**power),
-    "schedule": st.sampled_from(["constant", "linear", "cosine"]),
-    "warmup_steps": st.integers(0, 20),
-    "weight_decay": st.floats(0.0, 0.5),
-    "clip": st.one_of(st.just(0.0), st.floats(0.05, 5.0)),
-    "max_steps": st.integers(50, 60),
-}
 ARRIVALS = st.lists(
     st.tuples(st.integers(0, 1000), st.integers(0, 40)), min_size=2, max_size=3, unique_by=lambda s: s[0]
 )
@@ -284,17 +277,15 @@ ARRIVALS = st.lists(
 
 def compare_drawn(study, folder, algorithm, data):
     even, _, parent = study
-    drawn = [(seed, at, data.draw(st.fixed_dictionaries(KNOBS))) for seed, at in data.draw(ARRIVALS)]
-    datas = [variant(even, ALGORITHMS[algorithm], seed, **knobs) for seed, _, knobs in drawn]
+    of_a_member = knobs(algorithm, max_steps=st.integers(50, 60))
+    drawn = [(seed, at, data.draw(of_a_member)) for seed, at in data.draw(ARRIVALS)]
+    datas = [variant(even, ALGORITHMS[algorithm], seed, **own) for seed, _, own in drawn]
     seats = seats_of(datas, parent)
     for seat, (_, at, _) in zip(seats, drawn, strict=True):
         seat.arrives_at = at
     alone, run = solo(folder, datas, parent), fuse(folder, seats)
     for number, expected in enumerate(alone):
         assert_same(run.results[f"solo-{number}"], expected)
-
-
-DRAWN = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @BOTH

@@ -1,9 +1,10 @@
 """Fused = solo: loss, reward and weights of every step, against the solo stages themselves."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.experiments.fusion.drawn import DRAWN, knobs
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
     SFT,
@@ -17,7 +18,6 @@ from tests.unit.experiments.fusion.fused_runs import (
 
 ALGORITHMS = {"sft": SFT, "grpo": GRPO}
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
-DRAWN = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def compare(folder, datas, parent):
@@ -62,33 +62,12 @@ def test_grpo_members_learn_and_skip_by_themselves(study, tmp_path):
     assert run.values("0", "train/groups_skipped") != run.values("1", "train/groups_skipped")
 
 
-OPTIMIZER = {
-    "lr": st.floats(-4.0, -2.0).map(lambda power: 10.0**power),
-    "schedule": st.sampled_from(["constant", "linear", "cosine"]),
-    "warmup_steps": st.integers(0, 20),
-    "weight_decay": st.floats(0.0, 0.5),
-    "beta1": st.floats(0.5, 0.95),
-    "beta2": st.floats(0.9, 0.999),
-    "eps": st.sampled_from([1e-8, 1e-6, 1e-4]),
-    "clip": st.one_of(st.just(0.0), st.floats(0.05, 5.0)),
-}
-POLICY = {
-    "temperature": st.floats(0.6, 1.4),
-    "clip_low": st.floats(0.05, 0.4),
-    "clip_high": st.floats(0.05, 0.4),
-    "kl_weight": st.one_of(st.just(0.0), st.floats(0.01, 1.0)),
-    "aggregation": st.sampled_from(["sequence", "token", "constant"]),
-    "advantage_scale": st.sampled_from(["std", "none"]),
-}
 SEEDS = st.lists(st.integers(0, 1000), min_size=2, max_size=3, unique=True)
 
 
 def compare_drawn(study, folder, algorithm, data):
     _, even, _, parent = study
-    knobs = {**OPTIMIZER, **(POLICY if algorithm == "grpo" else {})}
-    datas = [
-        variant(even, ALGORITHMS[algorithm], s, **data.draw(st.fixed_dictionaries(knobs))) for s in data.draw(SEEDS)
-    ]
+    datas = [variant(even, ALGORITHMS[algorithm], s, **data.draw(knobs(algorithm))) for s in data.draw(SEEDS)]
     compare(folder, datas, parent)
 
 

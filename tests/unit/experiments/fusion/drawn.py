@@ -1,0 +1,30 @@
+"""Hyperparameters as hypothesis draws them for members of a stack."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+OPTIMIZER = {
+    "lr": st.floats(-4.0, -2.0).map(lambda power: 10.0**power),
+    "schedule": st.sampled_from(["constant", "linear", "cosine"]),
+    "warmup_steps": st.integers(0, 20),
+    "weight_decay": st.floats(0.0, 0.5),
+    "beta1": st.floats(0.5, 0.95),
+    "beta2": st.floats(0.9, 0.999),
+    "eps": st.sampled_from([1e-8, 1e-6, 1e-4]),
+    "clip": st.one_of(st.just(0.0), st.floats(0.05, 5.0)),
+}
+POLICY = {
+    "temperature": st.floats(0.6, 1.4),
+    "clip_low": st.floats(0.05, 0.4),
+    "clip_high": st.floats(0.05, 0.4),
+    "kl_weight": st.one_of(st.just(0.0), st.floats(0.01, 1.0)),
+    "aggregation": st.sampled_from(["sequence", "token", "constant"]),
+    "advantage_scale": st.sampled_from(["std", "none"]),
+}
+# A run of stages takes seconds: the same few examples every time.
+DRAWN = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def knobs(algorithm: str, **more: st.SearchStrategy) -> st.SearchStrategy[dict[str, object]]:
+    """All that members of one stack may differ in, and what is given beside it."""
+    return st.fixed_dictionaries({**OPTIMIZER, **(POLICY if algorithm == "grpo" else {}), **more})
