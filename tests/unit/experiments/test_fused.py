@@ -270,6 +270,9 @@ def test_members_share_what_the_process_takes(study, tmp_path):
     assert all(result.outcome.busy_s > 0 for result in run.results.values())
 
 
+# At a rate of 1e-2 without clipping a policy collapses, and rounding grows tenfold every ten steps, from 1e-8 to 1e-3
+# in fifty: whoever rounds otherwise goes another way, on another processor as in a stack.
+CALM = {"lr": st.floats(-4.0, -2.5).map(lambda power: 10.0**power), "clip": st.floats(0.05, 1.0)}
 ARRIVALS = st.lists(
     st.tuples(st.integers(0, 1000), st.integers(0, 40)), min_size=2, max_size=3, unique_by=lambda s: s[0]
 )
@@ -277,7 +280,7 @@ ARRIVALS = st.lists(
 
 def compare_drawn(study, folder, algorithm, data):
     even, _, parent = study
-    of_a_member = knobs(algorithm, max_steps=st.integers(50, 60))
+    of_a_member = knobs(algorithm, max_steps=st.integers(50, 60), **(CALM if algorithm == "grpo" else {}))
     drawn = [(seed, at, data.draw(of_a_member)) for seed, at in data.draw(ARRIVALS)]
     datas = [variant(even, ALGORITHMS[algorithm], seed, **own) for seed, _, own in drawn]
     seats = seats_of(datas, parent)

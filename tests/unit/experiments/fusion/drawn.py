@@ -1,6 +1,6 @@
 """Hyperparameters as hypothesis draws them for members of a stack."""
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 OPTIMIZER = {
@@ -21,8 +21,13 @@ POLICY = {
     "aggregation": st.sampled_from(["sequence", "token", "constant"]),
     "advantage_scale": st.sampled_from(["std", "none"]),
 }
-# A run of stages takes seconds: the same few examples every time.
-DRAWN = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# A run of stages takes seconds: the same few examples every time, and one that fails isn't shrunk, for many minutes.
+DRAWN = settings(
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def knobs(algorithm: str, **more: st.SearchStrategy) -> st.SearchStrategy[dict[str, object]]:

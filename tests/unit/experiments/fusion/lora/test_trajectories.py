@@ -2,18 +2,16 @@
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.experiments.fusion import drawn
+from tests.unit.experiments.fusion.drawn import DRAWN, knobs
 from tests.unit.experiments.fusion.fused_runs import GRPO, SERIES, SFT, STEPS, variant, variants
 from tests.unit.experiments.fusion.lora.lora_runs import SHAPES, run_fused, run_solo_grpo, run_solo_sft
 
 WEIGHTS = {"atol": 5e-5, "rtol": 1e-3}
 """Fused and solo differ in the order of sums: padding, and one matrix product of the base for all members' rows."""
 
-# A run takes seconds: shrinking one that fails would take many minutes.
-DRAWN = settings(drawn.DRAWN, phases=[Phase.generate])
 WIDTHS = [1, 2, pytest.param(8, marks=pytest.mark.slow)]
 SHORT_GRPO = {**GRPO, "max_steps": 12}
 
@@ -68,7 +66,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 8), st.floats(0.5, 32.0)), min_size=2,
 def compare_drawn(lora_study, algorithm, data):
     run_solo, shape = {"sft": (run_solo_sft, SFT), "grpo": (run_solo_grpo, SHORT_GRPO)}[algorithm]
     shapes = data.draw(SIZES)
-    datas = [variant(lora_study[0], shape, n, **data.draw(drawn.knobs(algorithm))) for n in range(len(shapes))]
+    datas = [variant(lora_study[0], shape, n, **data.draw(knobs(algorithm))) for n in range(len(shapes))]
     compare(lora_study, run_solo, datas, lora_study[0], shapes)
 
 
