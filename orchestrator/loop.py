@@ -36,7 +36,8 @@ from orchestrator.fusion import Fusion, Plan
 from orchestrator.moving import Moving
 from orchestrator.ordering import OrderingPolicy
 from orchestrator.packing import PackingPolicy
-from orchestrator.ports import Clock, Cluster, ClusterUnavailable, LeaderStore, StoreUnavailable
+from orchestrator.patience import Patience
+from orchestrator.ports import Clock, Cluster, ClusterUnavailable, LeaderStore
 from orchestrator.predictions import Predictions
 from orchestrator.recovery import restore_ledger, restore_study
 from orchestrator.schema import (
@@ -51,6 +52,7 @@ from orchestrator.schema import (
     TrialState,
 )
 from orchestrator.search.desk import InThisThread, SearchDesk
+from orchestrator.seating import Seating
 from orchestrator.sharing.defragmentation import DefragmentationPolicy
 from orchestrator.sharing.defragmentation import never as move_nobody
 from orchestrator.sharing.preemption import PreemptionPolicy
@@ -58,13 +60,12 @@ from orchestrator.sharing.preemption import never as keep_all
 from orchestrator.sharing.quota import admit
 from orchestrator.snapshot import Head, Snapshot
 from orchestrator.state import SchedulerState
-from orchestrator.stopping import STOPPINGS, GoOn, Hold, StoppingPolicy, Verdict, never
+from orchestrator.verdicts import Verdicts
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STORE_RETRY_S = 0.5
 # So many requests are forecast, and so many placed, in one cycle at most: a cycle over ten thousand stays short.
 FORECAST_AHEAD, PLACED_AT_ONCE = 300, 100
 # A study that ended stays in mind for a while: people extend and clone what they have just seen end.
@@ -138,18 +139,18 @@ class SchedulingLoop:
         self._finish = finish
         self._term = term
         self._batch = 0
-        self._pause = pause
+        self._patience = Patience(pause)
         self._forecasts = forecasts
         self._new_bundle_id = new_bundle_id
         self._forget_after_s = forget_after_s
         self._desk = CommandDesk(self.state, store, cluster, clock)
         self._search = SearchDesk(self.state, clock, self._outputs_at_hand, searching or InThisThread())
+        self._verdicts = Verdicts(self.state)
+        self._seating = Seating(self.state, policies.fusion, new_bundle_id)
         self._predictions = Predictions(self.state)
         self._moving = Moving(self.state, policies.defragmentation, policies.packing)
-        self._waiting_since: float | None = None
         self._more_to_place = False
         self._unjudged: Sequence[str] = ()
-        self._stoppings: dict[str, StoppingPolicy] = {}
         self._nodes_recorded = -1
         self._reports_waiting: dict[str, None] = {}
         self._to_forget: list[tuple[float, str]] = []
@@ -158,7 +159,7 @@ class SchedulingLoop:
 
     def take_over(self, beat_at: float) -> None:
         """Read what is open in the store; whatever an earlier leader ran ended with its last beat, at `beat_at`."""
-        studies = [s for s in self._when_there(lambda: self._store.studies(open_only=True)) if s.device_kind]
+        studies = [s for s in self._patience.when_there(lambda: self._store.studies(open_only=True)) if s.device_kind]
         instructions: list[Instruction] = []
         for study in studies:
             instructions += restore_study(self.state, self._store, study, self._outputs_at_hand, self._clock.now())
@@ -203,13 +204,13 @@ class SchedulingLoop:
         """One scheduling cycle; waits at most `timeout_s` for something to happen."""
         # 1. What happened since the last cycle, and 2. what people ask for.
         events = self._cluster.poll(0.0 if self._more_to_place else timeout_s)
-        commands = self._pending_commands()
+        commands: list[Command] = self._patience.if_there(self._store.pending_commands, [])
         # 3. What it means.
         instructions = self._decide(events)
         instructions += self._desk.handle(commands)
         # 4. Which trials have run long enough.
         touched = self.state.take_touched()
-        instructions += self._decide(self._verdicts([*self._unjudged, *touched]))
+        instructions += self._decide(self._verdicts.of([*self._unjudged, *touched], self._clock.now()))
         # Also 4: which trials are added to studies that are searched, before those that wait run out.
         instructions += self._search.further([*self._unjudged, *touched])
         snapshot = self.state.snapshot(self._clock.now())
@@ -218,13 +219,11 @@ class SchedulingLoop:
             # 5. Who goes next, within whose quota: asked for as far as somebody wants to know. Those that will train as
             # one program stand there as one, once free seats of the programs that run are filled.
             ordered = self._policies.ordering(self.state.without_impossible(snapshot))
-            plan = Plan(())
-            if self._policies.fusion is not None:
-                filled, snapshot, ordered, plan = self._fuse(self._policies.fusion, snapshot, iter(ordered))
-                instructions += filled
-            service, others_wait = self._moving.served(admit(ordered, snapshot)[0])
+            seated = self._seating.seat(snapshot, ordered)
+            instructions += seated.instructions
+            service, others_wait = self._moving.served(admit(seated.requests, seated.snapshot)[0])
             # 6. Onto which devices, and 7. who makes room for those that don't fit.
-            placed, unplaced, decided = self._place(snapshot, iter(service), plan)
+            placed, unplaced, decided = self._place(seated.snapshot, iter(service), seated.plan)
             instructions += decided
             self._more_to_place |= others_wait
             if unplaced and not self._more_to_place:
@@ -248,56 +247,8 @@ class SchedulingLoop:
 
     # --- its steps ---------------------------------------------------------------------------------------------------
 
-    def _pending_commands(self) -> list[Command]:
-        try:
-            return self._store.pending_commands()
-        except StoreUnavailable as error:
-            self._say_store_away(error)
-            return []
-
     def _decide(self, events: Iterable[Event]) -> list[Instruction]:
         return [instruction for event in events for instruction in self.state.handle(event)]
-
-    def _verdicts(self, study_ids: Iterable[str]) -> list[Event]:
-        """Of the studies in which something has changed: a stopping policy looks at nothing but their trials."""
-        events: list[Event] = []
-        for study_id in dict.fromkeys(study_ids):
-            study = self.state.studies.get(study_id)
-            policy = never if study is None else self._stopping(study)
-            if policy is not never:
-                now = self._clock.now()
-                events += [_said(verdict, now) for verdict in policy(self.state.study_trials(study_id))]
-        return events
-
-    def _stopping(self, study: Study) -> StoppingPolicy:
-        """The study's own policy: it remembers what it has read of the trials."""
-        if study.study_id not in self._stoppings:
-            config = study.config.get("stopping", {"name": "never"})
-            self._stoppings[study.study_id] = STOPPINGS[config["name"]](config)
-        return self._stoppings[study.study_id]
-
-    def _fuse(
-        self, fusion: Fusion, snapshot: Snapshot, ordered: Iterator[Request]
-    ) -> tuple[list[Instruction], Snapshot, Iterable[Request], Plan]:
-        """What follows from filling seats, the snapshot after it, and the order of service with joined requests."""
-        waiting = list(itertools.islice(ordered, fusion.look_ahead))
-        instructions: list[Instruction] = []
-        stacks = self.state.stacks.all()
-        admitted = waiting
-        if stacks and snapshot.has_quotas:
-            fit, _ = admit(fusion.for_seats(stacks, waiting), snapshot)
-            keys = {request.stage_key for request in fit}
-            admitted = [request for request in waiting if request.stage_key in keys]
-        seats = fusion.fill(snapshot, stacks, admitted)
-        if seats:
-            now = self._clock.now()
-            bundle_ids = tuple(self._new_bundle_id() for _ in seats)
-            instructions = self._decide([PlacementsDecided(at=now, placements=seats, bundle_ids=bundle_ids)])
-            seated = {placement.stage_key for placement in seats}
-            waiting = [request for request in waiting if request.stage_key not in seated]
-            snapshot = self.state.snapshot(now)
-        plan = fusion.join(snapshot.room, self.state.widths, waiting)
-        return instructions, snapshot, itertools.chain(plan.requests, ordered), plan
 
     def _place(
         self, snapshot: Snapshot, service: Iterator[Request], plan: Plan
@@ -339,8 +290,8 @@ class SchedulingLoop:
             study = self.state.studies.get(study_id)
             if study is not None and study.ended_at is None and self._is_over(study_id):
                 ended = replace(study, ended_at=self._clock.now())
-                trials, ledger = self.state.study_trials(study_id), self.state.allocations(study_id)
-                predictions = self._when_there(partial(self._store.predictions, study_id))
+                trials, ledger = self.state.study_trials(study_id), self.state.allocations_about(study_id)
+                predictions = self._patience.when_there(partial(self._store.predictions, study_id))
                 try:
                     finished = self._finish(ended, trials, ledger, predictions)
                 except OSError as error:  # a full disk: the study stays open until its report can be written
@@ -371,7 +322,7 @@ class SchedulingLoop:
                 heapq.heappush(self._to_forget, (now + self._forget_after_s, study_id))
             else:
                 self._predictions.forget(trial_ids)
-                self._stoppings.pop(study_id, None)
+                self._verdicts.forget(study_id)
         return instructions
 
     def _say_report_waits(self, study_id: str, error: OSError) -> None:
@@ -408,35 +359,4 @@ class SchedulingLoop:
         if not records:
             return
         self._batch += 1
-        self._when_there(lambda: self._store.apply(records, term=self._term, batch=self._batch))
-
-    def _when_there(self, call: Callable[[], T]) -> T:
-        while True:
-            try:
-                result = call()
-            except StoreUnavailable as error:
-                self._say_store_away(error)
-                self._pause(STORE_RETRY_S)
-            else:
-                self._say_store_back()
-                return result
-
-    def _say_store_away(self, error: StoreUnavailable) -> None:
-        if self._waiting_since is None:
-            self._waiting_since = time.monotonic()
-            logger.warning("store: %s; waiting for it, training goes on", error)
-
-    def _say_store_back(self) -> None:
-        if self._waiting_since is not None:
-            logger.warning("store: there again after %.0f s", time.monotonic() - self._waiting_since)
-            self._waiting_since = None
-
-
-def _said(verdict: Verdict, at: float) -> Event:
-    """What a stopping policy asks of the event machine."""
-    match verdict:
-        case Hold(trial_id, stop):
-            return HaltRequested(at=at, trial_ids=(trial_id,), into=TrialState.PAUSED, reason=stop.why, stop=stop)
-        case GoOn(trial_id, fate):
-            return QueueRequested(at=at, trial_ids=(trial_id,), fate=fate)
-    return HaltRequested(at=at, trial_ids=(verdict.trial_id,), into=TrialState.PRUNED, reason=verdict.why)
+        self._patience.when_there(lambda: self._store.apply(records, term=self._term, batch=self._batch))
