@@ -1,11 +1,12 @@
 """What it costs to sit beside others, by what was measured: the device share that is lost by slowing each other down.
 
 A bundle of share s beside others of share t in all takes 1 + c x t / s times as long, so that s x c t / (s + c t) of
-its share does nothing; theirs, in turn, t x c' s / (t + c' s). With c the mean over the kinds that sit there. Pairs of
-which nothing is known cost nothing: they could not be learned otherwise.
+its share does nothing; theirs, in turn, t x c' s / (t + c' s). With c the mean over the kinds that sit there. Among
+devices in use, pairs of which nothing is known cost nothing: they could not be learned otherwise. Where a device is
+free and nobody waits, they count as what the model of `interference` expects of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.schema import Demand
-from orchestrator.snapshot import SHARE_UNITS, Counts, Room, Rows
+from orchestrator.snapshot import SHARE_UNITS, Counts, Room, Rows, share_units
 
+# Of a pair of which nothing is known, as the model of `interference` expects: sharing gains nothing over taking turns.
+_UNKNOWN = 1.0
 # What is lost by company is lost as long as it lasts, what is taken of those who may come only once they do: it counts
 # so many times. Chosen among 1, 2 and 4 on seeds 1, 3 and 4 of the synthetic workload in the README of `packing`.
 _WEIGHT = 4.0
@@ -62,3 +65,23 @@ class Company:
         both = own * taken
         lost = both * (felt / np.maximum(own + felt * taken, 1.0) + done / np.maximum(taken + done * own, 1.0))
         return cast(Counts, np.rint(_WEIGHT * lost).astype(np.int64))
+
+
+def cost_beside(room: Room, demand: Demand, cell: tuple[int, int]) -> float:
+    """What it costs a demand to sit on this device, (row, column), by what it and those who sit there are expected to
+    lose by each other [SHARE_UNITS]: as `Company.lost`, but pairs of which nothing is known count too."""
+    sitting = room.kinds.item(cell)
+    bits = [1 << number for number in range(sitting.bit_length()) if sitting >> number & 1]
+    if not demand.kind or not bits:
+        return 0.0
+    names = {room.kind_bit(kind): kind for pair in room.excess for kind in pair}
+    kinds = [names.get(bit) for bit in bits]
+    felt = _mean_excess(room, [(demand.kind, kind) for kind in kinds])
+    done = _mean_excess(room, [(kind, demand.kind) for kind in kinds])
+    own, taken = share_units(demand.share), SHARE_UNITS - room.share.item(cell)
+    return _WEIGHT * own * taken * (felt / (own + felt * taken) + done / (taken + done * own))
+
+
+def _mean_excess(room: Room, pairs: Sequence[tuple[str | None, str | None]]) -> float:
+    known = cast(Mapping[tuple[str | None, str | None], float], room.excess)
+    return sum(known.get(pair, _UNKNOWN) for pair in pairs) / len(pairs)

@@ -18,7 +18,8 @@ class Frontier:
     has, from those that ask now. Requests are looked at together, up to `look_ahead` of one priority at a time, and who
     wastes least goes first. Of several ways to serve the queue the one is taken that places most device share, see
     `serving`. But the first request has its turn first unless it has only just come. If it doesn't fit then, it gets a
-    reservation, and nobody overtakes it onto devices that it will need: see `reservation`.
+    reservation, and nobody overtakes it onto devices that it will need: see `reservation`. Where all that wait find
+    room, nobody has company that is expected to slow anybody down and need not be, see `Serving.best`.
 
     hold: leave so many requests waiting for better company rather than place all that fit; there are no reservations
     then. It is for studies of packing where nothing ends; on a live cluster it is None or 0. spread: a part of a device
@@ -41,7 +42,7 @@ class Frontier:
         if self.hold:
             return serving.least_waste(requests, self.look_ahead, self.hold)
         if len(requests) == 1:
-            return serving.in_order(requests)
+            return serving.apart(requests)
         return serving.best(requests, self.look_ahead, self.tries)
 
     def _scores(self, snapshot: Snapshot, requests: Sequence[Request]) -> Scores:

@@ -1,71 +1,33 @@
 """What each place costs those who come later, for every demand that was asked about and every node.
 
 The *cost* of a place is how much less its node is worth once somebody sits there (see `worth`), plus next to nothing
-for what the node still has, so that of equals the fuller one is taken. When the room changes, the costs on the rows
-that changed are worked out again, for all demands at once; when what is expected changes, a demand's costs are worked
-out again once somebody asks about it.
+for what the node still has, so that of equals the fuller one is taken. Once somebody asks about a demand, its costs are
+worked out again on the rows that changed since somebody last did; on all of them where something else is expected now.
 """
-
-from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.packing.frontier.company import Company
 from orchestrator.packing.frontier.cutting import LEVELS
+from orchestrator.packing.frontier.wanted import Wanted, all_wanted
 from orchestrator.packing.frontier.worth import MIB, Worth, device_memory_bytes
 from orchestrator.schema import Demand
-from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Mask, Room, Spot, milli_cpus, share_units
+from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Mask, Room, Spot, share_units
 
 NOWHERE = np.iinfo(np.int64).max
 _UNITS = SHARE_UNITS // LEVELS
 # So many costs are kept; beyond that all demands are forgotten.
 _KEPT = 8_000_000
-# So many costs are worked out at a time, or of those that a change of many rows calls for put off until asked.
-_BLOCK, _EAGER = 400_000, 100_000
+# So many costs are worked out at a time.
+_BLOCK = 400_000
 
+# What a device of a model costs those who may have another one, at most, as a part of it.
+_BOUND = 0.2
 # What it costs to put somebody on a device that is free, beside what it takes of it.
 _OPENING = SHARE_UNITS // 100
 
 Index = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What demands ask for, as arrays [demands]. `models` [demands, models + 1] says which they accept; devices that
-    don't exist have the last one."""
-
-    devices: Counts
-    units: Counts
-    memory_bytes: Counts
-    milli_cpus: Counts
-    host_memory_bytes: Counts
-    models: Mask
-    barred: Counts
-    company: Company | None
-
-    def of(self, numbers: Index) -> "_Wanted":
-        arrays = {field.name: getattr(self, field.name)[numbers] for field in fields(self) if field.name != "company"}
-        return _Wanted(**arrays, company=self.company and self.company.take(numbers))
-
-
-def _all_wanted(room: Room, asked: list[Demand]) -> _Wanted:
-    models = np.zeros((len(asked), len(room.models) + 1), np.bool_)
-    barred = np.zeros(len(asked), np.int64)
-    for number, demand in enumerate(asked):
-        models[number, :-1] = [not demand.models or model in demand.models for model in room.models]
-        for kind in {*room.conflicts.get(demand.kind, ())}:
-            barred[number] |= room.kind_bit(kind)
-    return _Wanted(
-        devices=np.array([demand.devices for demand in asked], np.int64),
-        units=np.array([max(1, share_units(demand.share)) for demand in asked], np.int64),
-        memory_bytes=np.array([demand.memory_bytes for demand in asked], np.int64),
-        milli_cpus=np.array([milli_cpus(demand.cpus) for demand in asked], np.int64),
-        host_memory_bytes=np.array([demand.host_memory_bytes for demand in asked], np.int64),
-        models=models,
-        barred=barred,
-        company=Company.of(room, asked),
-    )
+Reals = npt.NDArray[np.float64]
 
 
 class Scores:
@@ -78,10 +40,9 @@ class Scores:
         self._memory_bytes = device_memory_bytes(room)
         self._numbers: dict[Demand, int] = {}
         self._asked: list[Demand] = []
-        self._wanted: _Wanted | None = None
-        # Which demands' costs are those of the room when it was last looked at.
-        self._fresh = np.zeros(0, np.bool_)
-        self._kept: tuple[tuple[Index, _Wanted], tuple[Index, _Wanted]] | None = None
+        self._wanted: Wanted | None = None
+        # By demand, the revision of the room that its costs are those of; -1 if they are none's.
+        self._asked_at = np.zeros(0, np.int64)
         # By demand and node: the least cost of a place, and its column; for a part of a device apart on those that are
         # free altogether.
         self._cost, self._cost_on_free = np.zeros((0, nodes), np.int64), np.zeros((0, nodes), np.int64)
@@ -94,12 +55,21 @@ class Scores:
         self._rests = np.zeros((3, nodes), np.int64)
         self._whole = np.zeros(nodes, np.int64)
         self._value = np.zeros(nodes, np.int64)
+        # By node, what its devices have left, and what that of its model costs those who may have another one: a part.
+        self._shares = np.zeros(nodes, np.int64)
+        self._model = np.maximum(room.model.max(axis=1, initial=-1), 0)
+        self._price = np.zeros(nodes)
         self._cores_count = room.whole_milli_cpus < NO_LIMIT
 
     def learn(self, worth: Worth) -> None:
-        """From now on by another worth."""
-        self._worth = worth
+        """From now on by this worth."""
+        if worth is not self._worth:
+            self._worth = worth
+            self._forget()
+
+    def _forget(self) -> None:
         self._seen = -1
+        self._asked_at[:] = -1
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -113,11 +83,11 @@ class Scores:
         if not self._room.nodes:
             return None
         self.refresh()
-        number = self._ready(demand)
-        cost, row = _least(self._cost[number], without)
+        number = self._ready([demand]).item()
+        cost, row = _least(self._of_model(demand, self._cost[number]), without)
         column = self._column.item(number, row)
         if demand.devices == 1:
-            on_free, its_row = _least(self._cost_on_free[number], without)
+            on_free, its_row = _least(self._of_model(demand, self._cost_on_free[number]), without)
             if on_free < NOWHERE and on_free - discount < cost:
                 cost, row, column = on_free - discount, its_row, self._column_on_free.item(number, its_row)
         if cost == NOWHERE:
@@ -129,19 +99,28 @@ class Scores:
         if not self._room.nodes:
             return np.full(len(demands), NOWHERE)
         self.refresh()
-        numbers = np.array([self._ready(demand) for demand in demands], np.intp)
-        on_free = self._cost_on_free[numbers].min(axis=1)
-        cost: Counts = self._cost[numbers].min(axis=1)
-        return np.minimum(cost, np.where(on_free < NOWHERE, on_free - discount, NOWHERE))
+        numbers = self._ready(demands)
+        numbered = list(zip(demands, numbers.tolist(), strict=True))
+        on_free, cost = (
+            np.array([self._of_model(demand, table[number]).min() for demand, number in numbered])
+            for table in (self._cost_on_free, self._cost)
+        )
+        least: Counts = np.minimum(cost, np.where(on_free < NOWHERE, on_free - discount, NOWHERE))
+        return least
 
-    def _ready(self, demand: Demand) -> int:
-        """The demand's number, once its costs are those of the room as it was last looked at."""
-        number = self._number(demand)
-        if not self._fresh[number]:
-            self._ask(np.array([number]), np.arange(len(self._room.nodes)))
-            self._fresh[number] = True
-            self._kept = None
-        return number
+    def _ready(self, demands: list[Demand]) -> Index:
+        """The demands' numbers, once their costs are those of the room as it was last looked at."""
+        numbers = self._numbered(demands)
+        for revision in np.unique(self._asked_at[numbers]).tolist():
+            if revision < self._seen:
+                late = np.unique(numbers[self._asked_at[numbers] == revision])
+                self._ask(late, self._changed_since(revision))
+                self._asked_at[late] = self._seen
+        return numbers
+
+    def _changed_since(self, revision: int) -> Index:
+        changed = self._room.changed_since(revision) if revision >= 0 else None
+        return np.arange(len(self._room.nodes)) if changed is None else np.array(sorted(changed), np.intp)
 
     def open_rests(self) -> tuple[int, int]:
         """What the rests of all devices in use are worth [SHARE_UNITS], and how many devices are free altogether."""
@@ -159,75 +138,78 @@ class Scores:
     def refresh(self) -> None:
         """Look at what changed in the room."""
         room = self._room
-        if room.revision == self._seen:
-            return
         if room.conflicts is not self._conflicts or room.excess is not self._excess:
-            self._conflicts, self._excess, self._wanted, self._seen = room.conflicts, room.excess, None, -1
-        changed = room.changed_since(self._seen) if self._seen >= 0 else None
-        self._seen = room.revision
-        rows = np.arange(len(room.nodes)) if changed is None else np.array(sorted(changed), np.intp)
-        self._look(rows)
-        if changed is None or len(rows) * int(self._fresh.sum()) * room.share.shape[1] > _EAGER:
-            self._fresh[:] = False
-            self._kept = None
-        elif rows.size:
-            self._ask_kept(rows)
+            self._conflicts, self._excess, self._wanted = room.conflicts, room.excess, None
+            self._forget()
+        if room.revision != self._seen:
+            self._look(self._changed_since(self._seen))
+            self._seen = room.revision
+            if self._worth.bound.any():
+                self._price = self._prices()
+
+    def _prices(self) -> Reals:
+        """The dearer the more is bound to the model for what is left of it, so that no model runs out before others."""
+        left = np.bincount(self._model, self._shares, len(self._worth.bound))
+        wanted = self._worth.bound * self._room.device_count * SHARE_UNITS
+        price: Reals = (_BOUND * np.minimum(1.0, wanted / np.maximum(left, 1.0)))[self._model]
+        return price
+
+    def _of_model(self, demand: Demand, costs: Counts) -> Counts:
+        """The costs with what the models cost."""
+        if len(demand.models) == 1 or not self._worth.bound.any():
+            return costs
+        price = np.rint(self._price * (demand.devices * share_units(demand.share))).astype(np.int64)
+        priced: Counts = np.where(costs < NOWHERE, costs + price, costs)
+        return priced
 
     def _look(self, rows: Index) -> None:
         worth, room = self._worth, self._room
         level = self._levels(room.share[rows], room.memory_bytes[rows], rows)
+        self._shares[rows] = np.maximum(room.share[rows], 0).sum(axis=1)
         group = worth.group[rows]
         rests = worth.rests[:, group[:, None], level].sum(axis=2)
         whole = (level == LEVELS).sum(axis=1)
         self._level[rows], self._rests[:, rows], self._whole[rows] = level, rests, whole
         self._value[rows] = self._value_of(group, whole, rests, room.milli_cpus[rows], room.host_memory_bytes[rows])
 
-    def _number(self, demand: Demand) -> int:
-        number = self._numbers.get(demand)
-        if number is None:
-            if (len(self._asked) + 1) * len(self._room.nodes) > _KEPT:
+    def _numbered(self, demands: list[Demand]) -> Index:
+        new = [demand for demand in dict.fromkeys(demands) if demand not in self._numbers]
+        if new:
+            if (len(self._asked) + len(new)) * len(self._room.nodes) > _KEPT:
                 self._numbers.clear()
                 self._asked.clear()
-                self._fresh[:] = False
-                self._kept = None
-            number = self._numbers[demand] = len(self._asked)
-            self._asked.append(demand)
-            self._wanted = None
-            if number == len(self._fresh):
-                self._grow(max(16, number))
-        return number
+                self._wanted = None
+                self._asked_at[:] = -1
+                new = list(dict.fromkeys(demands))
+            self._numbers.update(zip(new, range(len(self._asked), len(self._asked) + len(new)), strict=True))
+            self._asked += new
+            if len(self._asked) > len(self._asked_at):
+                self._grow(max(16, len(self._asked)))
+        return np.array([self._numbers[demand] for demand in demands], np.intp)
 
     def _grow(self, more: int) -> None:
         nodes = len(self._room.nodes)
-        self._fresh = np.concatenate([self._fresh, np.zeros(more, np.bool_)])
+        self._asked_at = np.concatenate([self._asked_at, np.full(more, -1, np.int64)])
         for name, nothing in (("_cost", NOWHERE), ("_column", 0), ("_cost_on_free", NOWHERE), ("_column_on_free", 0)):
             table = getattr(self, name)
             setattr(self, name, np.concatenate([table, np.full((more, nodes), nothing, table.dtype)]))
 
     # --- costs -------------------------------------------------------------------------------------------------------
 
-    def _all(self) -> _Wanted:
-        if self._wanted is None:
-            self._wanted = _all_wanted(self._room, self._asked)
-            self._kept = None
+    def _all(self) -> Wanted:
+        known = 0 if self._wanted is None else len(self._wanted.devices)
+        if known < len(self._asked):
+            more = all_wanted(self._room, self._asked[known:])
+            self._wanted = more if self._wanted is None else self._wanted.and_also(more)
+        assert self._wanted is not None, "nobody was asked about"
         return self._wanted
 
-    def _parted(self, numbers: Index) -> tuple[tuple[Index, _Wanted], tuple[Index, _Wanted]]:
+    def _parted(self, numbers: Index) -> tuple[tuple[Index, Wanted], tuple[Index, Wanted]]:
         """Those that want one device, and the others."""
         every = self._all()
         single = every.devices[numbers] == 1
         ones, others = numbers[single], numbers[~single]
         return (ones, every.of(ones)), (others, every.of(others))
-
-    def _ask_kept(self, rows: Index) -> None:
-        """Work out the costs on these rows again for whoever's are kept."""
-        if self._kept is None:
-            self._kept = self._parted(self._fresh.nonzero()[0])
-        singles, others = self._kept
-        if singles[0].size:
-            self._ask_singles(*singles, rows)
-        if others[0].size:
-            self._ask_others(*others, rows)
 
     def _ask(self, numbers: Index, rows: Index) -> None:
         singles, others = self._parted(numbers)
@@ -238,7 +220,7 @@ class Scores:
             if others[0].size:
                 self._ask_others(*others, rows[start : start + block])
 
-    def _ask_singles(self, numbers: Index, wanted: _Wanted, rows: Index) -> None:
+    def _ask_singles(self, numbers: Index, wanted: Wanted, rows: Index) -> None:
         """Each device of each node is a place of its own."""
         room, worth = self._room, self._worth
         if not room.share.shape[1]:
@@ -267,7 +249,7 @@ class Scores:
         self._cost[at], self._column[at] = cost.min(axis=2), cost.argmin(axis=2)
         self._cost_on_free[at], self._column_on_free[at] = on_free.min(axis=2), on_free.argmin(axis=2)
 
-    def _ask_others(self, numbers: Index, wanted: _Wanted, rows: Index) -> None:
+    def _ask_others(self, numbers: Index, wanted: Wanted, rows: Index) -> None:
         """Gangs, which take the devices that cost least by themselves, and work without devices."""
         room, worth = self._room, self._worth
         group, level = worth.group[rows], self._level[rows]
@@ -290,7 +272,7 @@ class Scores:
         self._cost[at] = np.where(enough, cost, NOWHERE)
         self._cost_on_free[at] = NOWHERE
 
-    def _chosen(self, wanted: _Wanted, rows: Index, fits: Mask, after: Counts) -> Mask:
+    def _chosen(self, wanted: Wanted, rows: Index, fits: Mask, after: Counts) -> Mask:
         """The devices that cost least by themselves, as many as are wanted; ties: the smallest index."""
         group, level, rest = self._worth.group[rows][:, None], self._level[rows], self._worth.rests[0]
         before = np.where(level == LEVELS, SHARE_UNITS, rest[group, level])
@@ -325,7 +307,7 @@ class Scores:
             level = np.where(whole > 0, np.minimum(level, of_memory), level)
         return level
 
-    def _levels_after(self, wanted: _Wanted, rows: Index) -> Counts:
+    def _levels_after(self, wanted: Wanted, rows: Index) -> Counts:
         """Of each device its level if a demand's part sat on it: int64 [demands, rows, columns]."""
         room, units = self._room, wanted.units[:, None, None]
         memory = room.memory_bytes[rows][None]
@@ -334,7 +316,7 @@ class Scores:
             memory = memory - np.maximum(wanted.memory_bytes[:, None, None], granted)
         return self._levels(room.share[rows] - units, memory, rows)
 
-    def _fits(self, wanted: _Wanted, rows: Index) -> Mask:
+    def _fits(self, wanted: Wanted, rows: Index) -> Mask:
         """Which devices fit a demand's part, on nodes that have its cores and memory: bool [demands, rows, columns]."""
         room = self._room
         fits: Mask = room.share[rows] >= wanted.units[:, None, None]

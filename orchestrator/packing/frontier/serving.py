@@ -8,6 +8,7 @@ from random import Random
 
 import numpy as np
 
+from orchestrator.packing.frontier.company import cost_beside
 from orchestrator.packing.frontier.reservation import Reservation, reserve
 from orchestrator.packing.frontier.scores import NOWHERE, Scores
 from orchestrator.packing.policy import spanning
@@ -16,6 +17,8 @@ from orchestrator.snapshot import SHARE_UNITS, Snapshot, Spot, share_units
 
 # A part of a device costs so much less on a free one, at most, while devices in use have little left.
 _DISCOUNT = 0.06 * SHARE_UNITS
+# More than any place costs: with so much taken off, the best place is on a free device if there is any.
+_FAR = 1 << 40
 
 
 class Serving:
@@ -29,16 +32,20 @@ class Serving:
         self._reservation: Reservation | None = None
         self._kept: Reservation | None = None
         self._kept_for: str | None = None
+        # Whether all that wait are expected to find room.
+        self._roomy = False
         # Demands that fit nowhere any more: room only gets less.
         self._nowhere: set[Demand] = set()
 
     # --- ways --------------------------------------------------------------------------------------------------------
 
-    def in_order(self, requests: Iterable[Request]) -> list[Placement]:
-        """Who comes first is served first; who doesn't fit is passed over."""
+    def apart(self, requests: Iterable[Request]) -> list[Placement]:
+        """Who comes first is served first, who doesn't fit is passed over, and nobody has company who need not have
+        it, see `_alone`: for when all that wait are expected to find room."""
         with self._room.attempt():
             self._start()
-            return [placement for request in requests if (placement := self._place(request)) is not None]
+            self._roomy = True
+            return self._one_by_one(requests)
 
     def least_waste(self, requests: Sequence[Request], look_ahead: int, hold: int = 0) -> list[Placement]:
         """Of the first `look_ahead` that wait that one goes next whose place costs least beyond what it uses, until
@@ -48,6 +55,15 @@ class Serving:
             return self._by_waste(list(requests), look_ahead, hold)
 
     def best(self, requests: Sequence[Request], look_ahead: int, tries: int) -> list[Placement]:
+        """The best way to serve; where all that wait find room, the same with less company, see `_alone`."""
+        best = self._best(requests, look_ahead, tries)
+        if len(best) < len(requests):
+            return best
+        by_key = {request.stage_key: request for request in requests}
+        alone = self.apart([by_key[placement.stage_key] for placement in best])
+        return alone if len(alone) == len(best) else best
+
+    def _best(self, requests: Sequence[Request], look_ahead: int, tries: int) -> list[Placement]:
         """The way that places most device share: by waste or in order; a queue of up to `look_ahead` of one priority
         also the largest first, gangs for one node first, and in `tries` more orders, see `_improved`. The first request
         has its turn before all others, unless it has only just come.
@@ -155,6 +171,7 @@ class Serving:
     def _start(self) -> None:
         self._nowhere = set()
         self._reservation = None
+        self._roomy = False
 
     def _place(self, request: Request) -> Placement | None:
         demand = request.demand
@@ -174,6 +191,8 @@ class Serving:
         demand, reservation = request.demand, self._reservation
         discount = self._discount()
         found = self._scores.best(demand, discount)
+        if found is not None and self._roomy:
+            found = self._alone(demand, discount, found)
         if found is not None and reservation is not None and not reservation.allows(request, found[1]):
             found = self._scores.best(demand, discount, reservation.rows)
         if found is not None:
@@ -182,6 +201,18 @@ class Serving:
         if spot is not None and reservation is not None and not reservation.allows(request, spot):
             return None
         return spot
+
+    def _alone(self, demand: Demand, discount: int, found: tuple[int, Spot]) -> tuple[int, Spot]:
+        """A free device in place of company, where what they are expected to lose by each other costs more than it
+        takes of those who may come. Nobody waits, so that those count by the chance that there will be no free device
+        when they come: more or less the part of the devices that is in use."""
+        ((row, columns), *_) = found[1]
+        lost = cost_beside(self._room, demand, (row, columns[0])) if demand.devices == 1 else 0.0
+        free = self._scores.best(demand, _FAR) if lost else None
+        if free is None or free[0] > 0:
+            return found
+        used = 1.0 - self._scores.open_rests()[1] / self._room.device_count
+        return free if free[0] + _FAR - discount < found[0] + lost / used else found
 
     def _discount(self) -> int:
         """What a part of a device costs less on a free one: the less, the more the rests of those in use are worth."""

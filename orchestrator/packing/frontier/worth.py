@@ -26,6 +26,9 @@ _STRANDING = 0.5
 _GANG = 0.5
 # Cores and host memory are looked up in so many steps.
 _STEPS = 128
+# While fewer than so many have come, the tables are made anew only once so many times as many have, or this part of all
+# arrivals is others than it was; later each time that something else is expected.
+_EARLY, _GROWN, _MOVED = 1_000, 2.0, 0.15
 
 Chosen = npt.NDArray[np.bool_]
 MIB = 2**20
@@ -48,11 +51,13 @@ class Demands:
 class Worth:
     """rests [3, groups, LEVELS + 1]: what the rest of a device is worth, and the cores and the host memory that those
     who will use it take; nothing at level LEVELS, for that is in `whole` [groups, devices, cores, host memory]: what so
-    many free devices are worth beside so many steps of cores and of host memory. group: of each node."""
+    many free devices are worth beside so many steps of cores and of host memory. group: of each node. bound [models]:
+    which part of the device share that is asked for is bound to the model, that of several by how much there is."""
 
     rests: Counts
     whole: Counts
     group: Counts
+    bound: Reals
     cpu_step: int
     memory_step: int
 
@@ -71,6 +76,23 @@ def size_levels(demand: Demand, memory_bytes: int) -> int:
 
 
 def worth_of(room: Room, expected: Mapping[Demand, float]) -> Worth:
+    """The tables for a workload in which each demand comes as often as `expected` says, or those that were made last
+    where that was much the same."""
+    made: tuple[Mapping[Demand, float], Worth] | None = room.cache.get("worth")
+    if made is None or _differs(made[0], expected):
+        made = room.cache["worth"] = expected, _made(room, expected)
+    return made[1]
+
+
+def _differs(before: Mapping[Demand, float], now: Mapping[Demand, float]) -> bool:
+    total_before, total = sum(before.values()), sum(now.values())
+    if total >= _EARLY or not total_before < total < _GROWN * total_before:
+        return before != now
+    moved = sum(max(0.0, times / total - before.get(demand, 0.0) / total_before) for demand, times in now.items())
+    return moved > _MOVED
+
+
+def _made(room: Room, expected: Mapping[Demand, float]) -> Worth:
     """The tables for a workload in which each demand comes as often as `expected` says."""
     demands = _demands(room, expected)
     cpu_step, memory_step = _step(room.whole_milli_cpus), _step(room.whole_host_memory_bytes // MIB)
@@ -88,9 +110,18 @@ def worth_of(room: Room, expected: Mapping[Demand, float]) -> Worth:
         rests=np.stack([table.rests for table in tables], axis=1),
         whole=np.stack([table.whole for table in tables]),
         group=group,
+        bound=_bound(demands, np.array([(room.model == code).sum() for code in range(demands.models.shape[1])])),
         cpu_step=cpu_step,
         memory_step=memory_step,
     )
+
+
+def _bound(demands: Demands, there: Counts) -> Reals:
+    asked = demands.rates * demands.devices * demands.level
+    bound = demands.models & ~demands.models.all(axis=1, keepdims=True)
+    parts = bound * there
+    parts = parts / np.maximum(parts.sum(axis=1, keepdims=True), 1)
+    return np.asarray(asked @ parts / max(asked.sum(), 1e-9), np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,26 +208,25 @@ def _wholes(
     cells = _STEPS + 1
     devices = np.arange(widest + 1)[:, None, None]
     comers: dict[tuple[int, int, int], float] = {}
-    gangs: list[tuple[int, int, int, float]] = []
-    for row in accepting.nonzero()[0].tolist():
-        wanted, rate = demands.devices.item(row), demands.rates.item(row)
-        # Parts come by the device: as many cores as a device full of them takes.
-        part = price[demands.level.item(row)] if wanted == 1 else 1.0
-        if part < 0.05:
-            continue
-        cpus, memory = (
-            int(np.ceil(amount / part / step - 0.4))
-            for amount, step in zip((demands.milli_cpus.item(row), demands.host_memory.item(row)), steps, strict=True)
-        )
-        if cpus < cells and memory < cells:
-            comers[wanted, cpus, memory] = comers.get((wanted, cpus, memory), 0.0) + rate * part
-            if wanted > 1:
-                gangs.append((wanted, cpus, memory, rate * wanted))
+    rows = accepting.nonzero()[0]
+    wanted_of = demands.devices[rows]
+    # Parts come by the device: as many cores as a device full of them takes.
+    part = np.array([price[level] for level in demands.level[rows].tolist()])
+    part[wanted_of != 1] = 1.0
+    cores, memories = (
+        np.ceil(amount[rows] / np.maximum(part, 0.05) / step - 0.4).astype(np.int64)
+        for amount, step in zip((demands.milli_cpus, demands.host_memory), steps, strict=True)
+    )
+    counts = (part >= 0.05) & (cores < cells) & (memories < cells)
+    columns = (wanted_of, cores, memories, demands.rates[rows] * part)
+    for wanted, cpus, memory, rate in zip(*(column[counts].tolist() for column in columns), strict=True):
+        comers[wanted, cpus, memory] = comers.get((wanted, cpus, memory), 0.0) + rate
     usable = _usable(comers, widest, cells)
     most = np.maximum(usable[:, -1:, -1:], 1e-9)
     worth = devices + _STRANDING * (usable / most - 1.0) * devices
-    for wanted, cpus, memory, weight in gangs:
-        worth[wanted:, cpus:, memory:] += _GANG * weight
+    for (wanted, cpus, memory), rate in comers.items():
+        if wanted > 1:
+            worth[wanted:, cpus:, memory:] += _GANG * wanted * rate
     return np.rint(worth * SHARE_UNITS).astype(np.int64)
 
 
@@ -204,16 +234,28 @@ def _usable(comers: Mapping[tuple[int, int, int], float], widest: int, cells: in
     """How many of the devices find takers before cores or host memory run out: float64 [devices, cores, memory].
 
     Arrivals come at random, whoever fits goes in, and the node is closed after each with the odds `_PATIENCE` to the
-    rate of those that fit.
+    rate of those that fit. What they leave behind is a sum over all that come: a convolution, which takes as long for
+    many as for few.
     """
+    from scipy.fft import irfft2, next_fast_len, rfft2
+
+    size = (next_fast_len(2 * cells, real=True),) * 2
+    rates: dict[int, Reals] = {}
+    for (wanted, cpus, memory), rate in comers.items():
+        rates.setdefault(wanted, np.zeros((cells, cells)))[cpus, memory] += rate
+    # By how many devices they want: the rate of those that fit beside so much, and the rates to be folded with.
+    fitting = {wanted: table.cumsum(axis=0).cumsum(axis=1) for wanted, table in rates.items()}
+    folding = {wanted: rfft2(table, size) for wanted, table in rates.items()}
     usable = np.zeros((widest + 1, cells, cells))
+    folded = [rfft2(usable[0], size)]
     for free in range(1, widest + 1):
+        coming = [wanted for wanted in rates if wanted <= free]
         gain, mass = np.zeros((cells, cells)), np.zeros((cells, cells))
-        for (wanted, cpus, memory), rate in comers.items():
-            if wanted <= free:
-                before = usable[free - wanted, : cells - cpus, : cells - memory]
-                gain[cpus:, memory:] += rate * (wanted + before)
-                mass[cpus:, memory:] += rate
+        if coming:
+            left = sum(folding[wanted] * folded[free - wanted] for wanted in coming)
+            gain = irfft2(left, size)[:cells, :cells] + sum(wanted * fitting[wanted] for wanted in coming)
+            mass = mass + sum(fitting[wanted] for wanted in coming)
         # A device may also be left idle.
         usable[free] = np.maximum(gain / (mass + _PATIENCE), usable[free - 1])
+        folded.append(rfft2(usable[free], size))
     return usable

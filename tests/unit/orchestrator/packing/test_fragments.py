@@ -1,8 +1,12 @@
 """How much of what nodes have left the expected demands can't use."""
 
-import numpy as np
+from dataclasses import replace
+from random import Random
 
-from orchestrator.packing.fragments import WEIGHTS, Fragments, Left, typical
+import numpy as np
+import pytest
+
+from orchestrator.packing.fragments import VALUES, WEIGHTS, Fragments, Left, typical
 from orchestrator.schema import Demand
 from orchestrator.snapshot import Room
 from tests.unit.orchestrator.packing.cases import GIB, demand, node, taken
@@ -81,6 +85,44 @@ def test_a_decrease_is_what_the_amount_falls_by() -> None:
         chosen = np.full((2, 1), column)
         after = left.without_host_part(asked).without(chosen, 250_000, granted[:, :1])
         assert decreases[:, column].tolist() == (measure.amounts(left) - measure.amounts(after)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_decrease_is_what_the_amount_falls_by_on_nodes_of_several_models_too(seed: int) -> None:
+    random = Random(seed)
+    nodes = [node(name, random.randint(1, 5), cpus=random.choice([2.0, 8.0]), memory_gib=4) for name in "abcd"]
+    mixed = [replace(n, devices=tuple(replace(d, model=random.choice("AB")) for d in n.devices)) for n in nodes]
+    room = taken(Room(mixed), *(([d.device_id], random.choice([0.0, 0.3, 0.5, 0.8])) for n in mixed for d in n.devices))
+    wanted = [
+        demand(
+            d, s, gib=random.choice([0, 2, 3]), cpus=random.choice([1.0, 4.0]), models=random.choice(["", "A", "AB"])
+        )
+        for d in (0, 1, 2, 3)
+        for s in (0.2, 0.5, 1.0)
+        if d or s == 1.0
+    ]
+    measure = Fragments(room, typical({one: random.randint(1, 9) for one in wanted}, 1.0))
+    asked, left = demand(1, 0.2, cpus=1.0), Left.now(room, np.arange(4))
+    granted = np.full(left.share.shape, GIB)
+    decreases = measure.decreases(left, left.without_host_part(asked), 200_000, granted)
+    for column in range(left.share.shape[1]):
+        after = left.without_host_part(asked).without(np.full((4, 1), column), 200_000, granted[:, :1])
+        fell = measure.amounts(left) - measure.amounts(after)
+        has = (left.share[:, column] >= 200_000) & (left.memory_bytes[:, column] >= GIB)
+        assert decreases[has, column].tolist() == fell[has].tolist()
+
+
+def test_neighbouring_values_count_as_the_largest_where_there_are_too_many() -> None:
+    many = {demand(1, (1 + n) / (2 * VALUES), cpus=1.0 + n % 3): 1.0 for n in range(2 * VALUES)}
+    found = typical(many, 1.0)
+    assert {one.share for one, _ in found} == {(2 + 2 * n) / (2 * VALUES) for n in range(VALUES)}
+    assert {one.cpus for one, _ in found} == {1.0, 2.0, 3.0}
+    assert sum(weight for _, weight in found) == WEIGHTS
+
+
+def test_demands_that_each_hardly_ever_come_count_together() -> None:
+    many = {demand(1, 0.5, cpus=1.0 + n / 1000): 1.0 for n in range(4 * WEIGHTS)}
+    assert sum(weight for _, weight in typical(many, 1.0)) == WEIGHTS
 
 
 def test_the_most_frequent_demands_are_typical() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.packing import Frontier, Optimal, PackingPolicy
 from orchestrator.packing.frontier.cutting import cutting, fill
+from orchestrator.packing.frontier.worth import _PATIENCE, _usable, worth_of
 from orchestrator.schema import Demand, Placement, Request, Resident
 from orchestrator.snapshot import SHARE_UNITS, Arrivals, Room, Snapshot, share_units
 from tests.unit.orchestrator.packing.arrivals import FOLDER, Workload, alibaba, arriving, unallocated
@@ -47,6 +48,36 @@ def test_devices_in_use_are_taken_before_free_ones() -> None:
     assert placed(room, {HALF: 1}, HALF) == [("a/1",)]
 
 
+LEARN = demand(1, 0.25, kind="learn")
+
+
+def beside_learning(devices: int, *asked: Demand, excess: float | None = None, busy: int = 0) -> list[tuple[str, ...]]:
+    """Where these go on a node of so many devices: on a/0 a quarter is taken by learning, `busy` others are whole."""
+    room = taken(Room([node("a", devices)]), *((([f"a/{index + 1}"], 1.0)) for index in range(busy)))
+    room.take(Placement(stage_key="", device_ids=("a/0",), share=0.25, memory_bytes=0), "learn")
+    if excess is not None:
+        room.know({("learn", "learn"): excess})
+    return placed(room, {LEARN: 1, WHOLE: 1}, *asked)
+
+
+def test_nobody_has_company_that_may_slow_it_down_while_devices_are_free() -> None:
+    assert beside_learning(4, LEARN) == [("a/1",)]
+    assert beside_learning(4, LEARN, LEARN, excess=1.2) == [("a/1",), ("a/2",)]
+
+
+def test_company_that_was_measured_to_do_no_harm_is_taken_before_a_free_device() -> None:
+    assert beside_learning(4, LEARN, excess=0.0) == [("a/0",)]
+
+
+def test_next_to_no_harm_is_avoided_on_a_cluster_at_rest_and_borne_on_a_busy_one() -> None:
+    assert beside_learning(8, LEARN, excess=0.004) == [("a/1",)]
+    assert beside_learning(8, LEARN, excess=0.004, busy=6) == [("a/0",)]
+
+
+def test_company_is_borne_where_somebody_would_wait_otherwise() -> None:
+    assert beside_learning(2, LEARN, WHOLE) == [("a/0",), ("a/1",)]
+
+
 def test_rests_to_choose_from_are_made_while_there_are_few() -> None:
     room = taken(Room([node("a", 8)]), (["a/0"], 0.7))
     expected = {demand(1, 0.32): 1.0, demand(1, 0.26): 1.0, demand(1, 0.42): 1.0}
@@ -79,6 +110,12 @@ def test_a_model_that_some_need_is_left_to_them() -> None:
     nodes = [node("a", 1, model="A"), node("b", 1, model="B")]
     room = taken(Room(nodes), (["a/0"], 0.5), (["b/0"], 0.5))
     assert placed(room, {demand(1, 0.5, models="A"): 1}, demand(1, 0.5)) == [("b/0",)]
+
+
+def test_no_model_that_some_need_runs_out_before_another() -> None:
+    room = taken(Room([node("a", 4, model="A"), node("b", 4, model="B")]), (["a/0", "a/1"], 1.0))
+    expected = {WHOLE: 2.0, demand(1, models="A"): 1.0, demand(1, models="B"): 1.0}
+    assert placed(room, expected, WHOLE) == [("b/0",)]
 
 
 def test_it_learns_from_those_who_came() -> None:
@@ -120,6 +157,36 @@ def test_chance_fills_a_rest_until_nobody_fits() -> None:
     nothing = np.zeros(1)
     share = fill(np.array([30]), np.array([1.0]), nothing, nothing, patience=0.0).share
     assert share[[29, 30, 60, 100]].tolist() == pytest.approx([0.0, 0.3, 0.6, 0.9])
+
+
+def test_so_many_find_takers_as_chance_would_have_it() -> None:
+    # One device and a step of cores a time, half of them; or two devices and two steps.
+    rates = {(1, 1, 0): 0.5, (2, 2, 1): 0.5}
+    found = _usable(rates, 2, 3)
+    one = 0.5 / (0.5 + _PATIENCE)
+    assert found[0].max() == 0.0
+    assert found[1, :, 0].tolist() == pytest.approx([0.0, one, one])
+    assert found[2, 1].tolist() == pytest.approx([one] * 3)
+    both = (0.5 * (1 + one) + 0.5 * 2) / (1 + _PATIENCE)
+    assert found[2, 2].tolist() == pytest.approx([0.5 * (1 + one) / (0.5 + _PATIENCE), both, both])
+
+
+def test_the_tables_stay_while_much_the_same_is_expected() -> None:
+    room = Room([node("a", 2)])
+    first = worth_of(room, {HALF: 60.0, WHOLE: 40.0})
+    assert worth_of(room, {HALF: 70.0, WHOLE: 50.0}) is first
+
+
+def test_the_tables_are_made_anew_once_twice_as_many_came() -> None:
+    room = Room([node("a", 2)])
+    first = worth_of(room, {HALF: 60.0, WHOLE: 40.0})
+    assert worth_of(room, {HALF: 120.0, WHOLE: 80.0}) is not first
+
+
+def test_the_tables_are_made_anew_once_others_come() -> None:
+    room = Room([node("a", 2)])
+    first = worth_of(room, {HALF: 60.0, WHOLE: 40.0})
+    assert worth_of(room, {HALF: 60.0, WHOLE: 40.0, QUARTER: 40.0}) is not first
 
 
 # --- who --------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.packing.frontier.company import _WEIGHT, Company
+from orchestrator.packing.frontier.company import _WEIGHT, Company, cost_beside
 from orchestrator.schema import Demand, Placement
 from orchestrator.snapshot import ALL_ROWS, SHARE_UNITS, Room, share_units
 from tests.unit.orchestrator.simulation.workloads import node
@@ -53,6 +53,23 @@ def test_nothing_known_costs_nothing() -> None:
     assert Company.of(room, [Demand(devices=1, share=0.5, memory_bytes=0, kind="a")]) is None
     room.know(EXCESS)
     assert lost(room, "c", 0.5) == [0, 0]
+
+
+def test_of_two_kinds_that_are_known_the_cost_is_the_same_whoever_asks() -> None:
+    room = room_with("a", "b")
+    demand = Demand(devices=1, share=0.5, memory_bytes=0, kind="a")
+    assert cost_beside(room, demand, (0, 0)) == pytest.approx(lost(room, "a", 0.5)[0], abs=1)
+    assert cost_beside(room, demand, (0, 1)) == 0.0
+
+
+def test_who_is_not_known_is_expected_to_gain_nothing_by_sharing() -> None:
+    demand = Demand(devices=1, share=0.25, memory_bytes=0, kind="c")
+    # Each takes twice as long beside one of equal share, so that half of both does nothing.
+    assert cost_beside(room_with("a"), demand, (0, 0)) == pytest.approx(_WEIGHT * 0.25 * SHARE_UNITS)
+
+
+def test_work_of_no_kind_is_nobody_s_company() -> None:
+    assert cost_beside(room_with("a"), Demand(devices=1, share=0.25, memory_bytes=0), (0, 0)) == 0.0
 
 
 def test_a_copy_of_the_room_knows_the_same() -> None:
