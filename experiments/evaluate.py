@@ -1,4 +1,8 @@
-"""Greedy decoding and exact match: accuracy with its interval, tokens per answer, seconds per answer."""
+"""Greedy decoding and exact match: accuracy with its interval, tokens per answer, seconds per answer.
+
+Problems are cut into folds by their place in the split: problem i is in fold i mod `FOLDS`. So folds are as large as
+each other (to a problem), and hold the same problems for whoever is evaluated on the split.
+"""
 
 import math
 import time
@@ -11,23 +15,28 @@ from torch import Tensor
 
 from experiments.batches import encode_prompts
 from experiments.gang import sum_over_processes
-from experiments.models.decoder import Decoder
 from experiments.parts import timed_as
-from experiments.rollout import generate
+from experiments.rollout import CachedModel, generate
 from experiments.tasks import Problem, Task
-from experiments.tasks.tokenizer import CharTokenizer
+from experiments.tasks.tokenizer import Tokenizer
+
+FOLDS = 16
+"""Enough for a test of what two had right, fold by fold, to be sure of a single seed, and few enough to be told with
+every evaluation. No option: what is paired by folds must be cut alike."""
 
 _Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Fraction right with its 95 % Wilson interval, and mean generated tokens per answer (EOS included)."""
+    """Fraction right with its 95 % Wilson interval, and mean generated tokens per answer (EOS included). folds: the
+    fraction right of each fold; none where there are fewer problems than folds."""
 
     accuracy: float
     low: float
     high: float
     tokens_per_answer: float
+    folds: tuple[float, ...] = ()
 
 
 def wilson_interval(successes: int, count: int, z: float = _Z_95) -> tuple[float, float]:
@@ -40,33 +49,42 @@ def wilson_interval(successes: int, count: int, z: float = _Z_95) -> tuple[float
 
 
 @timed_as("verify")
-def judged(task: Task, problems: Sequence[Problem], tokens: Tensor, tokenizer: CharTokenizer) -> list[float]:
+def judged(task: Task, problems: Sequence[Problem], tokens: Tensor, tokenizer: Tokenizer) -> list[float]:
     """Rewards of one answer to each of `problems`; tokens: (problems, T)."""
     answers = map(tokenizer.decode, tokens.tolist())
-    return [task.reward(problem, text) for problem, text in zip(problems, answers, strict=True)]
+    return [task.accuracy(problem, text) for problem, text in zip(problems, answers, strict=True)]
 
 
 @timed_as("evaluate")
 def evaluate(
-    model: Decoder, task: Task, problems: Sequence[Problem], tokenizer: CharTokenizer, batch_size: int
+    model: CachedModel, task: Task, problems: Sequence[Problem], tokenizer: Tokenizer, batch_size: int
 ) -> Evaluation:
     """Greedy answers to `problems`, judged by the task's verifier. A gang shares the work and the result."""
     mine = problems[dist.get_rank() :: dist.get_world_size()]
-    right, tokens = 0.0, 0
+    right, tokens = [0.0] * FOLDS, 0
     for start in range(0, len(mine), batch_size):
         batch = mine[start : start + batch_size]
         prompts = encode_prompts([problem.prompt for problem in batch], tokenizer, model.device)
         answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens)
         tokens += int(answers.mask.sum())
-        right += sum(judged(task, batch, answers.tokens, tokenizer))
-    totals = sum_over_processes(torch.tensor([right, float(tokens)], dtype=torch.float64, device=model.device)).tolist()
-    successes, count = round(totals[0]), len(problems)
-    return Evaluation(successes / count, *wilson_interval(successes, count), totals[1] / count)
+        for index, reward in enumerate(judged(task, batch, answers.tokens, tokenizer), start):
+            right[(dist.get_rank() + index * dist.get_world_size()) % FOLDS] += reward
+    counted = torch.tensor([*right, float(tokens)], dtype=torch.float64, device=model.device)
+    *right, generated = sum_over_processes(counted).tolist()
+    return of_counts(right, generated, len(problems))
+
+
+def of_counts(right: Sequence[float], tokens: float, problems: int) -> Evaluation:
+    """The evaluation on so many `problems`. right: how many were, by fold; tokens: generated for all of them."""
+    successes = round(sum(right))
+    sizes = [len(range(fold, problems, FOLDS)) for fold in range(FOLDS)]
+    folds = tuple(part / size for part, size in zip(right, sizes, strict=True)) if all(sizes) else ()
+    return Evaluation(successes / problems, *wilson_interval(successes, problems), tokens / problems, folds)
 
 
 @timed_as("evaluate")
 def seconds_per_answer(
-    model: Decoder, task: Task, problems: Sequence[Problem], tokenizer: CharTokenizer, count: int
+    model: CachedModel, task: Task, problems: Sequence[Problem], tokenizer: Tokenizer, count: int
 ) -> float:
     """Mean wall time of one greedy answer alone (batch of one, prompt to EOS) over `count` problems [s]."""
     timed = problems[:count]

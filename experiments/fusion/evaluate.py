@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from experiments.batches import Prompts, encode_prompts
-from experiments.evaluate import Evaluation, judged, wilson_interval
+from experiments.evaluate import FOLDS, Evaluation, judged, of_counts
 from experiments.fusion.decoder import StackedDecoder
 from experiments.parts import timed_as
 from experiments.rollout import generate
-from experiments.tasks import CharTokenizer, Problem, Task
+from experiments.tasks import Problem, Task, Tokenizer
 
 
 @timed_as("evaluate")
@@ -15,14 +15,14 @@ def evaluate_members(
     stack: StackedDecoder,
     task: Task,
     problems: Sequence[Problem],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     batch_size: int,
     members: Sequence[int] | None = None,
 ) -> list[Evaluation]:
     """Exact match of each of `members` (None: all) on `problems`, `batch_size` of them at a time for each member."""
     chosen = list(range(stack.members)) if members is None else list(members)
     model = stack if chosen == list(range(stack.members)) else stack.select(chosen)
-    right, tokens = [0.0] * len(chosen), [0] * len(chosen)
+    right, tokens = [[0.0] * FOLDS for _ in chosen], [0] * len(chosen)
     for start in range(0, len(problems), batch_size):
         batch = problems[start : start + batch_size]
         prompts = _repeated(encode_prompts([problem.prompt for problem in batch], tokenizer, stack.device), len(chosen))
@@ -30,13 +30,10 @@ def evaluate_members(
         generated = answers.mask.view(len(chosen), -1).sum(dim=1).tolist()
         rewards = judged(task, list(batch) * len(chosen), answers.tokens, tokenizer)
         for member in range(len(chosen)):
-            right[member] += sum(rewards[member * len(batch) : (member + 1) * len(batch)])
+            for index, reward in enumerate(rewards[member * len(batch) : (member + 1) * len(batch)], start):
+                right[member][index % FOLDS] += reward
             tokens[member] += generated[member]
-    count = len(problems)
-    return [
-        Evaluation(successes / count, *wilson_interval(round(successes), count), generated / count)
-        for successes, generated in zip(right, tokens, strict=True)
-    ]
+    return [of_counts(folds, generated, len(problems)) for folds, generated in zip(right, tokens, strict=True)]
 
 
 def _repeated(prompts: Prompts, members: int) -> Prompts:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.search.points import Known, PointState
 from orchestrator.search.samplers import REMEMBERS, SAMPLERS, point_seed
-from orchestrator.sweep.space import Dimension, Numbers, Point, Space
+from orchestrator.sweep.space import Dimension, Numbers, Point, Space, Value
 
 if TYPE_CHECKING:
     import optuna
@@ -45,8 +45,8 @@ class Asking:
         for draw in range(len(refused), len(refused) + DRAWS):
             # The maximum of a model may lie where a point was asked: then chance decides.
             study.sampler = self._sampler(len(known), draw, "random" if draw > len(refused) + DRAWS // 2 else "")
-            trial = study.ask(self._distributions())
-            point = self._space.point_of(trial.params)
+            trial = study.ask()
+            point = self._drawn(trial)
             if point not in asked:
                 self._entries.append(_Entry(point, trial))
                 return point
@@ -95,9 +95,16 @@ class Asking:
         trial = study.ask()
         if self._config["name"] in REMEMBERS:
             _ = trial.relative_params  # drawing leaves the notes
-        for dimension in self._space.dimensions:
-            _suggest(trial, dimension)
+        self._drawn(trial)
         return trial
+
+    def _drawn(self, trial: "optuna.Trial") -> Point:
+        """The trial's value of each dimension that is there, by those that were drawn before."""
+        texts: dict[str, str] = {}
+        for dimension in self._space.drawn:
+            if self._space.has(dimension.key, texts):
+                texts[dimension.key] = dimension.text(_suggested(trial, dimension))
+        return self._space.point(texts)
 
     def _tell(self, study: "optuna.Study", known: Sequence[Known]) -> None:
         for entry, point in zip(self._entries, known, strict=False):
@@ -126,9 +133,6 @@ class Asking:
     def _sampler(self, number: int, draw: int = 0, name: str = "") -> "optuna.samplers.BaseSampler":
         return SAMPLERS[name or self._config["name"]](point_seed(self._config["seed"], number, draw), self._config)
 
-    def _distributions(self) -> dict[str, "optuna.distributions.BaseDistribution"]:
-        return {dimension.key: _distribution(dimension) for dimension in self._space.dimensions}
-
 
 def budget(space: Space, config: Mapping[str, Any]) -> int:
     """How many points the search may ask: `search.trials` counts trials, and no point is asked twice."""
@@ -144,24 +148,12 @@ def _as_it_was(point: Known, at: float) -> Known:
     return point if point.ended_at <= at else replace(point, state=PointState.RUNNING)
 
 
-def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def _suggested(trial: "optuna.Trial", dimension: Dimension) -> Value:
+    """What the trial has of the dimension: what was enqueued, or what its sampler draws."""
     match dimension:
         case Numbers(low=low, high=high, step=int() as step, log=log):
-            return IntDistribution(int(low), int(high), log=log, step=step)
+            return trial.suggest_int(dimension.key, int(low), int(high), step=step, log=log)
         case Numbers(low=low, high=high, step=step, log=log):
-            return FloatDistribution(float(low), float(high), log=log, step=step)
+            return trial.suggest_float(dimension.key, float(low), float(high), step=step, log=log)
         case _:
-            return CategoricalDistribution(dimension.texts)
-
-
-def _suggest(trial: "optuna.Trial", dimension: Dimension) -> None:
-    """Takes over the value that was enqueued, under the distribution that it is asked with."""
-    match dimension:
-        case Numbers(low=low, high=high, step=int() as step, log=log):
-            trial.suggest_int(dimension.key, int(low), int(high), step=step, log=log)
-        case Numbers(low=low, high=high, step=step, log=log):
-            trial.suggest_float(dimension.key, float(low), float(high), step=step, log=log)
-        case _:
-            trial.suggest_categorical(dimension.key, dimension.texts)
+            return trial.suggest_categorical(dimension.key, dimension.texts)

@@ -46,7 +46,7 @@ def is_search(study: Study) -> bool:
 
 
 def point_keys(study: Study) -> tuple[str, ...]:
-    """The keys that a point of the study has values for."""
+    """The keys that a point of the study may have values for."""
     keys = (text.partition("=")[0] for text in study.sweep)
     return tuple(key for key in keys if key != "seed")
 
@@ -70,7 +70,7 @@ def best_point(known: Sequence[Known], config: Mapping[str, Any]) -> Known | Non
 
 def _point_of(trial: Trial, keys: Sequence[str]) -> tuple[str, ...] | None:
     texts = {text.partition("=")[0]: text for text in trial.variant.overrides}
-    return tuple(texts[key] for key in keys) if all(key in texts for key in keys) else None
+    return tuple(texts[key] for key in keys if key in texts) or None
 
 
 def _known(point: tuple[str, ...], trials: Sequence[Trial], metric: str) -> Known:

@@ -1,6 +1,7 @@
 """Optuna's samplers by name. Importing this imports no Optuna: building one does, and `gp` imports torch with it."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,16 @@ def _random(seed: int, config: Config) -> "BaseSampler":
 
 
 def _tpe(seed: int, config: Config) -> "BaseSampler":
-    """Tree-structured Parzen estimator, all dimensions at once, with the constant liar for points that still run."""
+    """Tree-structured Parzen estimator, all dimensions that are there together at once, with the constant liar for
+    points that still run. Optuna calls its groups experimental."""
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, n_startup_trials=config["startup"], multivariate=True, constant_liar=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(
+            seed=seed, n_startup_trials=config["startup"], multivariate=True, group=True, constant_liar=True
+        )
 
 
 def _gp(seed: int, config: Config) -> "BaseSampler":

@@ -20,7 +20,7 @@ def _early(rule: Rule, config: Config) -> StoppingPolicy:
     ladder = Ladder(
         resource=config["resource"],
         lowest=config["min_resource"],
-        factor=config["reduction_factor"],
+        factor=config["rung_factor"],
         grace=config["grace"],
         grace_unit=config["grace_unit"],
     )

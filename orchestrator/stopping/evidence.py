@@ -5,7 +5,8 @@ proportion of `problems` problems. The *seeds*: what another seed would have cha
 and then equal seeds are paired, since they share their data and their start.
 
 Both trials answer the same problems, so their errors go together and the difference is surer than that of two
-independent proportions, which is what is computed: without the answers themselves nobody can tell by how much.
+independent proportions. By how much shows where stages say how they did on each of several equal parts of the problems
+(`Evaluation.folds`): then the parts are paired too. Without them, independent proportions are what is computed.
 """
 
 import math
@@ -27,6 +28,11 @@ class Standing:
     planned: frozenset[int]
     problems: int
     accuracy: float
+
+
+def enough_seeds(one: Standing) -> bool:
+    """Whether others can be held to it: by two seeds, where it has two."""
+    return len(one.reached) >= min(2, len(one.planned))
 
 
 def paired_seeds(one: Standing, other: Standing) -> list[int] | None:
@@ -51,13 +57,37 @@ def p_not_worse(candidate: Standing, bar: Standing) -> float | None:
         )
     ours, theirs = ([standing.reached[seed].accuracy for seed in seeds] for standing in (candidate, bar))
     lead = [b - a for a, b in zip(ours, theirs, strict=True)]
+    by_fold = _lead_by_fold(candidate, bar, seeds)
+    if by_fold:
+        return max(_p_of_leads(by_fold), _p_of_leads(lead))
     error = math.hypot(_error(ours, candidate.problems), _error(theirs, bar.problems))
     by_problems = _upper_tail(_shrunk(fmean(lead), candidate.problems) / error)
-    if len(seeds) < 2:
-        return by_problems
+    return max(by_problems, _p_of_leads(lead))
+
+
+def _lead_by_fold(candidate: Standing, bar: Standing, seeds: Sequence[int]) -> list[float]:
+    """What the bar had right more often in each part of the problems, as means over `seeds`; none if parts don't fit.
+    Over the seeds first: they answer the same problems, and are no further ones."""
+    ours, theirs = ([standing.reached[seed].folds for seed in seeds] for standing in (candidate, bar))
+    sizes = {len(folds) for folds in (*ours, *theirs)}
+    if len(sizes) > 1 or max(sizes) < 2:
+        return []
+    return [fmean(b) - fmean(a) for a, b in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)]
+
+
+def p_by_seeds(candidate: Standing, bar: Standing) -> float:
+    """The one-sided p-value of a t test of what the seeds that both have lost to the bar; 0 for fewer than two."""
+    seeds = paired_seeds(candidate, bar) or ()
+    return _p_of_leads([bar.reached[seed].accuracy - candidate.reached[seed].accuracy for seed in seeds])
+
+
+def _p_of_leads(lead: Sequence[float]) -> float:
+    if len(lead) < 2:
+        return 0.0
     spread = _spread(lead)
-    steady = 0.0 if fmean(lead) > 0 else 1.0
-    return max(by_problems, upper_tail_of_t(fmean(lead) / spread, len(seeds) - 1) if spread > 0 else steady)
+    if spread == 0:
+        return 0.0 if fmean(lead) > 0 else 1.0
+    return upper_tail_of_t(fmean(lead) / spread, len(lead) - 1)
 
 
 def _error(accuracies: Sequence[float], problems: int) -> float:

@@ -3,7 +3,8 @@
 A trial is judged on the last rung that it has reached, as its *setting*: the trials of one algorithm whose overrides
 differ in the seed only. It is *held* if its setting is behind the rule's bar, Optuna's pruner says so too, and that it
 is behind is surer than `confidence`. A trial that is held may be promoted: what reaches the rung after it may put it
-among those that go on. Once nothing can come to that rung any more, it is pruned, or finished if it was drawn.
+among those that go on, at the bar or above it. Once nothing can come to that rung any more, it is pruned, or finished
+if it was drawn.
 
 The confidence is 1 - looks x p (Bonferroni), since a trial may be judged at several rungs. It says that the setting is
 worse on this rung now, not that it would be at the end: what that costs is what pruning regret measures.
@@ -18,7 +19,7 @@ from random import Random
 from statistics import fmean
 
 from orchestrator.schema import EarlyStop, Evaluation, Fate, Trial, TrialState
-from orchestrator.stopping.evidence import Standing
+from orchestrator.stopping.evidence import Standing, enough_seeds
 from orchestrator.stopping.policy import GoOn, Hold, Prune, Verdict
 from orchestrator.stopping.rule import Rule, best_first
 from orchestrator.stopping.rungs import Ladder, Mark
@@ -145,12 +146,19 @@ class _Answer:
         """Promoted, finished, pruned, or held still. Optuna's pruners take nothing back: promotion is by the bar."""
         if self.resting:
             return None  # people have paused whatever could go on
-        if self._behind(trial, stop.rung) is None:
+        if self._is_among_the_best(trial, stop.rung):
             return GoOn(trial.trial_id, Fate.PROMOTED)
         if stop.drawn:
             return None if self.waits else GoOn(trial.trial_id, Fate.FINISHING)
         open_still = self.lowest_coming is not None and self.lowest_coming < stop.rung
         return None if open_still else Prune(trial.trial_id, stop.why)
+
+    def _is_among_the_best(self, trial: Trial, rung: int) -> bool:
+        """Whether the trial's setting has come up to the bar of a rung. That it is less surely behind than it was, as
+        another setting is the bar by now, promotes nobody: so most of what is stopped late would end up trained."""
+        standings, ranking = self._on(rung)
+        candidate = standings.get(setting_of(trial))
+        return candidate is None or not ranking or candidate.accuracy >= self.policy.rule.bar(ranking).accuracy
 
     def _behind(self, trial: Trial, rung: int) -> _Behind | None:
         """None if the trial may go on, as far as anybody can say."""
@@ -201,7 +209,8 @@ class _Answer:
         return math.floor(start + (before + 1) * share) > math.floor(start + before * share)
 
     def _on(self, rung: int) -> tuple[dict[Setting, Standing], list[Standing]]:
-        """Who stands on a rung, by setting and the best first."""
+        """Who stands on a rung, by setting, and the best first of those with enough seeds there to be held to: what a
+        single lucky one sets as the bar holds nobody."""
         if rung not in self.rungs:
             standings = {
                 setting: self.policy.standing(
@@ -210,7 +219,7 @@ class _Answer:
                 for setting, own in self.members.items()
             }
             standings = {setting: standing for setting, standing in standings.items() if standing.reached}
-            self.rungs[rung] = standings, best_first(list(standings.values()))
+            self.rungs[rung] = standings, best_first([one for one in standings.values() if enough_seeds(one)])
         return self.rungs[rung]
 
     def _standing(self, members: Sequence[Trial], rung: int) -> Standing:

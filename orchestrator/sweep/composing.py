@@ -73,6 +73,13 @@ class Composer:
             raise explain(error, overrides) from error
         return config
 
+    def keys_under(self, name: str, overrides: Sequence[str]) -> frozenset[str]:
+        """The dotted keys that the part `name` of the config has, down to every depth. Raises ConfigError."""
+        choices, _ = self._split(overrides)
+        raw = OmegaConf.to_container(self._composed(choices), resolve=False)
+        assert isinstance(raw, dict)
+        return frozenset(_dotted(raw[name], name))
+
     def _composed(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._by_groups:
             try:
@@ -86,10 +93,11 @@ class Composer:
         choices: list[str] = []
         values: list[str] = []
         for text in overrides:
-            (choices if self._is_group(text.lstrip("+~").partition("=")[0].partition("@")[0]) else values).append(text)
+            (choices if self.is_group(text.lstrip("+~").partition("=")[0].partition("@")[0]) else values).append(text)
         return tuple(choices), values
 
-    def _is_group(self, key: str) -> bool:
+    def is_group(self, key: str) -> bool:
+        """Whether the key chooses an option of a group."""
         if key not in self._groups:
             # Groups lie in folders; asking takes some 20 ms.
             self._groups[key] = "." not in key and bool(GlobalHydra.instance().config_loader().get_group_options(key))
@@ -111,6 +119,13 @@ def resolved(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         # Workers run in folders of their own.
         plain["task"]["path"] = str(Path(plain["task"]["path"]).absolute())
     return plain
+
+
+def _dotted(part: Any, name: str) -> Iterator[str]:
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield f"{name}.{key}"
+            yield from _dotted(value, f"{name}.{key}")
 
 
 def _resolved_if_complete(config: DictConfig, overrides: Sequence[str]) -> Mapping[str, Any] | None:

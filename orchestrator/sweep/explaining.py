@@ -21,7 +21,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         group, _, choice = match[1].rpartition("/")
         options = re.search(r"vailable options in '[^']*':(.*?)Config search path", text)
         names = [name for name in (options[1].split() if options else []) if not name.startswith("base_")]
-        return ConfigError(group or "group", choice, _suggest(choice, names))
+        return ConfigError(group or "group", choice, suggest(choice, names))
     if match := re.search(r"In '([^']+)': Could not load '[^']+/base_", text):
         group, _, choice = match[1].rpartition("/")
         return ConfigError(group, choice, "this is for `orchestrator simulate` alone")
@@ -33,7 +33,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         name, _, value = given.partition("=")
         inner = re.search(r"Key '([^']+)' (?:is )?not in '([^']+)'", text)
         known = _fields_of(inner[2]) if inner else []
-        hint = _elsewhere(name) or _suggest(inner[1] if inner else key, known)
+        hint = _elsewhere(name) or suggest(inner[1] if inner else key, known)
         return ConfigError(name, value, f"unknown key; {hint}")
     full_key = re.search(r"full_key: (\S+)", text)
     name = full_key[1] if full_key else "config"
@@ -60,7 +60,8 @@ def _elsewhere(name: str) -> str:
     return ""
 
 
-def _suggest(given: str, options: Sequence[str]) -> str:
+def suggest(given: str, options: Sequence[str]) -> str:
+    """What to write instead of `given`."""
     if not options:
         return "`orchestrator run --cfg job` prints every key there is"
     close = difflib.get_close_matches(given, options, n=1)

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 
 from orchestrator.config import ConfigError
 from orchestrator.schema import Variant
 from orchestrator.sweep.composing import Composer, hydra_session
-from orchestrator.sweep.overrides import combinations, parse_overrides
-from orchestrator.sweep.space import Numbers, Point, Space, space_of
+from orchestrator.sweep.explaining import suggest
+from orchestrator.sweep.overrides import combinations, parse_overrides, value_of
+from orchestrator.sweep.space import Condition, Numbers, Point, Space, space_of
 from orchestrator.sweep.variants import VariantMaker
 from orchestrator.validation import Validator
 
@@ -31,8 +32,10 @@ class PointComposer:
         swept = parse_overrides(sweep)
         keys = {override.key_or_group for override in swept}
         fixed = [o for o in parse_overrides(overrides) if not o.is_sweep_override() and o.key_or_group not in keys]
-        self.space = space_of_config(swept, config)
-        self._making = _Making(fixed, config)
+        composer = Composer()
+        with hydra_session(config_dir):
+            self.space = space_of_config(swept, config, conditions_of(composer, swept, fixed))
+        self._making = _Making(fixed, config, composer)
         self._config_dir = config_dir
 
     def variants(self, point: Point) -> tuple[Variant, ...]:
@@ -47,13 +50,13 @@ class PointComposer:
 class _Making:
     """What the variants of one study share, kept between them."""
 
-    def __init__(self, fixed: Sequence[Override], config: Mapping[str, Any], composer: Composer | None = None) -> None:
+    def __init__(self, fixed: Sequence[Override], config: Mapping[str, Any], composer: Composer) -> None:
         (texts,) = combinations(fixed)
         if path := config["task"]["path"]:
             # As it was meant where the study was submitted: relative paths lead elsewhere from another folder.
             texts.append(f"task.path={QuotedString(path, Quote.single).with_quotes()}")
         self._fixed = tuple({text.partition("=")[0]: text for text in texts}.values())
-        self._composer = composer or Composer()
+        self._composer = composer
         self._validator = Validator()
         self._maker = VariantMaker()
 
@@ -80,7 +83,7 @@ def probed(
     """
     Validator().check(config)
     search = config["search"]
-    space = space_of_config(sweep, config)
+    space = space_of_config(sweep, config, conditions_of(composer, sweep, fixed))
     if not 1 <= search["trials"] <= max_variants:
         raise ConfigError("search.trials", search["trials"], f"a study has 1 to {max_variants} trials")
     if search["trials"] % len(space.seeds):
@@ -95,6 +98,31 @@ def probed(
     return space, tuple(making.variant((*point, space.seeds[0])) for point in points)
 
 
-def space_of_config(sweep: Sequence[Override], config: Mapping[str, Any]) -> Space:
+def space_of_config(sweep: Sequence[Override], config: Mapping[str, Any], conditions: tuple[Condition, ...]) -> Space:
     """The space of a study by its resolved base config."""
-    return space_of(sweep, config["search"]["seeds"], config["seed"])
+    return space_of(sweep, config["search"]["seeds"], config["seed"], conditions)
+
+
+def conditions_of(composer: Composer, sweep: Sequence[Override], fixed: Sequence[Override]) -> tuple[Condition, ...]:
+    """Which swept keys are there under some options of a swept group only. Within a `hydra_session`.
+
+    Raises ConfigError for one that is there under none of them.
+    """
+    groups = {o.get_key_element(): o for o in sweep if o.is_sweep_override() and composer.is_group(o.get_key_element())}
+    (others,) = combinations(fixed)
+    found: list[Condition] = []
+    for override in sweep:
+        key = override.get_key_element()
+        group = key.partition(".")[0]
+        if group == key or group not in groups or override.type != OverrideType.CHANGE:
+            continue
+        options = tuple(dict.fromkeys(groups[group].sweep_string_iterator()))
+        keys = {option: composer.keys_under(group, [f"{group}={option}", *others]) for option in options}
+        having = tuple(option for option in options if key in keys[option])
+        if not having:
+            known = sorted({name.removeprefix(f"{group}.") for names in keys.values() for name in names})
+            hint = suggest(key.removeprefix(f"{group}."), known)
+            raise ConfigError(key, value_of(override), f"unknown key under {group}={' and '.join(options)}; {hint}")
+        if having != options:
+            found.append(Condition(key, group, having))
+    return tuple(found)

@@ -10,12 +10,16 @@ that it reads back as exactly itself. `seed` is no dimension: every point is run
 | `range(a,b,step)` | one of what Hydra's range lists: b excluded |
 | `tag(log, ...)` around an interval, or a range of whole numbers with step 1 | uniformly in its logarithm |
 | `x,y,z` and `choice(x,y,z)` | one of these, in no order |
+
+A dimension may be there under some options of a swept group only (`algorithm.clip_high` under `algorithm=grpo`): then
+points with another option have none of it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import product
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, ValueType
 
@@ -104,49 +108,91 @@ Dimension = Numbers | Choices
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """The dimension `key` is there only where the dimension `group` is one of `options`."""
+
+    key: str
+    group: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
-    """The dimensions of a search, by distinct keys, and the seed overrides that every point is run with."""
+    """The dimensions of a search, by distinct keys, and the seed overrides that every point is run with. `conditions`:
+    at most one a dimension, and none for those that others depend on."""
 
     dimensions: tuple[Dimension, ...]
     seeds: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def size(self) -> int | None:
         """How many different points there are; None if some dimension has no end of values."""
-        counts = [dimension.count for dimension in self.dimensions]
-        return None if None in counts else math.prod(count for count in counts if count is not None)
+        if any(dimension.count is None for dimension in self.dimensions):
+            return None
+        return sum(self._count(part) for part in self._parts())
+
+    @property
+    def drawn(self) -> tuple[Dimension, ...]:
+        """The dimensions in the order in which they can be drawn: those that others depend on first."""
+        groups = {condition.group for condition in self.conditions}
+        return tuple(sorted(self.dimensions, key=lambda dimension: dimension.key not in groups))
+
+    def has(self, key: str, texts: Mapping[str, str]) -> bool:
+        """Whether a point has that dimension, by the texts of those that it depends on."""
+        return all(texts[c.group] in c.options for c in self.conditions if c.key == key)
 
     def point(self, texts: Mapping[str, str]) -> Point:
-        """One override per dimension, of its value's text by key."""
-        return tuple(f"{dimension.key}={texts[dimension.key]}" for dimension in self.dimensions)
+        """One override per dimension that is there, of its value's text by key."""
+        return tuple(f"{d.key}={texts[d.key]}" for d in self.dimensions if self.has(d.key, texts))
 
     def point_of(self, values: Mapping[str, Value]) -> Point:
         """The point of drawn values, by key."""
-        return self.point({dimension.key: dimension.text(values[dimension.key]) for dimension in self.dimensions})
+        return self.point({d.key: d.text(values[d.key]) for d in self.dimensions if d.key in values})
 
     def at(self, index: int) -> Point:
         """The point of that number, where they can be counted."""
-        texts: dict[str, str] = {}
-        for dimension in reversed(self.dimensions):
+        for part in self._parts():
+            if index < (count := self._count(part)):
+                break
+            index -= count
+        texts = dict(part)
+        for dimension in reversed(self._free(part)):
             index, here = divmod(index, dimension.count or 1)
             texts[dimension.key] = dimension.at(here)
         return self.point(texts)
 
     def values(self, point: Point) -> dict[str, Value]:
-        """By key. Raises ValueError for a text that isn't the dimension's."""
-        pairs = zip(self.dimensions, point, strict=True)
-        return {dimension.key: dimension.value(text.partition("=")[2]) for dimension, text in pairs}
+        """By key. Raises ValueError for a text that isn't the dimension's, or a point of another space."""
+        texts = dict(text.split("=", 1) for text in point)
+        if point != self.point(texts):
+            raise ValueError(f"{' '.join(point)} is no point of this space")
+        return {d.key: d.value(texts[d.key]) for d in self.dimensions if d.key in texts}
 
     def probes(self) -> list[Point]:
         """Points that show whether every end and every choice can run: each once, the others at their first."""
         first = {dimension.key: dimension.probes()[0] for dimension in self.dimensions}
         found = [self.point(first)]
         for dimension in self.dimensions:
-            found += [self.point(first | {dimension.key: text}) for text in dimension.probes()[1:]]
-        return found
+            where = first | {c.group: c.options[0] for c in self.conditions if c.key == dimension.key}
+            found += [self.point(where | {dimension.key: text}) for text in dimension.probes()]
+        return list(dict.fromkeys(found))
+
+    def _parts(self) -> Iterator[Mapping[str, str]]:
+        """Every combination of what other dimensions depend on, by key."""
+        groups = {condition.group for condition in self.conditions}
+        governing = [dimension for dimension in self.dimensions if dimension.key in groups]
+        for texts in product(*([d.at(index) for index in range(d.count or 0)] for d in governing)):
+            yield dict(zip((d.key for d in governing), texts, strict=True))
+
+    def _free(self, part: Mapping[str, str]) -> list[Dimension]:
+        return [d for d in self.dimensions if d.key not in part and self.has(d.key, part)]
+
+    def _count(self, part: Mapping[str, str]) -> int:
+        return math.prod(dimension.count or 0 for dimension in self._free(part))
 
 
-def space_of(sweep: Sequence[Override], seeds: int, first_seed: int) -> Space:
+def space_of(sweep: Sequence[Override], seeds: int, first_seed: int, conditions: tuple[Condition, ...] = ()) -> Space:
     """The space of a study's sweep; every point runs with `seeds` seeds from `first_seed` on, or with those that the
     sweep lists under `seed`.
 
@@ -158,14 +204,14 @@ def space_of(sweep: Sequence[Override], seeds: int, first_seed: int) -> Space:
         raise ConfigError("search", "no dimension", remedy)
     listed = next((override for override in sweep if override.get_key_element() == SEED), None)
     if listed is None or not listed.is_sweep_override():
-        return Space(dimensions, tuple(f"{SEED}={first_seed + n}" for n in range(seeds)))
+        return Space(dimensions, tuple(f"{SEED}={first_seed + n}" for n in range(seeds)), conditions)
     if not listed.is_discrete_sweep():
         remedy = "no seed is better than another: list the seeds that every point is run with, such as range(0,4)"
         raise ConfigError(SEED, value_of(listed), remedy)
     texts = tuple(f"{SEED}={text}" for text in listed.sweep_string_iterator())
     if seeds not in (1, len(texts)):
         raise ConfigError("search.seeds", seeds, f"seed={value_of(listed)} lists {len(texts)}; give one of both")
-    return Space(dimensions, texts)
+    return Space(dimensions, texts, conditions)
 
 
 def _dimension(override: Override) -> Dimension:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.hf_models import located
 from orchestrator.keys import StageKeys, unshared_variant
 from orchestrator.schema import Stage, Variant
 from orchestrator.validation import stages_of
@@ -16,6 +17,7 @@ class VariantMaker:
         self._keys = StageKeys()
         # By the identities of what they are made of, which is kept alive so that these stay its own.
         self._by_parts: dict[tuple[object, ...], tuple[Stage, Mapping[str, Any]]] = {}
+        self._located: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
         self._by_key: dict[tuple[str, str], Stage] = {}
 
     def make(self, config: Mapping[str, Any], overrides: tuple[str, ...]) -> Variant:
@@ -38,7 +40,8 @@ class VariantMaker:
 
     def _stage(self, name: str, recipe_stage: Mapping[str, Any], config: Mapping[str, Any], parent_key: str) -> Stage:
         parts = {part: recipe_stage[part] for part in ("algorithm", "optimizer")}
-        parts |= {part: config[part] for part in ("model", "task", "deepspeed", "evaluation")}
+        parts |= {part: config[part] for part in ("task", "deepspeed", "evaluation")}
+        parts["model"] = self._model(config["model"])
         seed = recipe_stage["seed"]
         made_of = (name, parent_key, type(seed), seed, *map(id, parts.values()))
         if made_of not in self._by_parts:
@@ -46,6 +49,14 @@ class VariantMaker:
             stage = self._new_stage(name, {**parts, "seed": seed}, parent_key, shares_trunks=shares_trunks)
             self._by_parts[made_of] = (stage, parts)
         return self._by_parts[made_of][0]
+
+    def _model(self, model: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a stage is told of its model: where on this machine it lies."""
+        if model["name"] != "hf":
+            return model
+        if id(model) not in self._located:
+            self._located[id(model)] = (model, located(model))
+        return self._located[id(model)][1]
 
     def _new_stage(self, name: str, config: Mapping[str, Any], parent_key: str, *, shares_trunks: bool) -> Stage:
         """A stage that equals one that was made before is that one."""

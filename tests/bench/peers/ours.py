@@ -12,7 +12,7 @@ PACKING = ("fusion=off", "stopping=never", "study.reuse_stages=false")
 EVERYTHING = (
     "fusion=auto",
     "stopping=successive_halving",
-    # The rungs that Tune's ASHA has: 10, 30 and 90 % of the variant's own stage.
+    # From where Tune's ASHA judges first: 10 % of the variant's own stage.
     "stopping.resource=steps",
     "stopping.min_resource=40",
     "study.reuse_stages=true",

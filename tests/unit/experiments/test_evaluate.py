@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest
 
 from experiments.batches import encode_prompts
-from experiments.evaluate import evaluate, wilson_interval
+from experiments.evaluate import FOLDS, evaluate, of_counts, wilson_interval
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer, Problem, Task
 from orchestrator.schema.training import TaskConfig
@@ -15,9 +15,9 @@ from tests.unit.experiments.children import run_gang, run_in_child
 from tests.unit.experiments.decoders import small_decoder
 
 TOKENIZER = CharTokenizer()
-PROMPTS = [f"{a}+{b}=" for a in range(5) for b in (1, 22)]
+PROMPTS = [f"{a}+{b}=" for a in range(9) for b in (1, 22)]
 PROMPTS_ANSWERED_RIGHT = PROMPTS[:4]
-MAX_ANSWER_TOKENS = 16
+MAX_ANSWER_TOKENS = 24
 
 
 def _decoder():
@@ -65,6 +65,16 @@ def test_the_interval_is_scipys_wilson_interval(right, count):
 
 def test_accuracy_is_the_fraction_of_right_answers(alone):
     assert alone.accuracy == len(PROMPTS_ANSWERED_RIGHT) / len(PROMPTS)
+
+
+def test_a_fold_has_every_sixteenth_problem(alone):
+    right = [float(prompt in PROMPTS_ANSWERED_RIGHT) for prompt in PROMPTS]
+    assert len(PROMPTS) > FOLDS
+    assert alone.folds == tuple(sum(right[fold::FOLDS]) / len(right[fold::FOLDS]) for fold in range(FOLDS))
+
+
+def test_too_few_problems_have_no_folds():
+    assert of_counts([1.0] * (FOLDS - 1) + [0.0], 30.0, FOLDS - 1).folds == ()
 
 
 def test_tokens_per_answer_is_the_mean_length_up_to_eos(alone):

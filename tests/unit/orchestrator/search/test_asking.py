@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from orchestrator.search.asking import Asking, budget
 from orchestrator.search.points import Known, PointState
 from orchestrator.search.samplers import SAMPLERS, point_seed
-from orchestrator.sweep import Choices, Numbers, Point, Space
+from orchestrator.sweep import Choices, Condition, Numbers, Point, Space
 
 SPACE = Space(
     (
@@ -167,3 +167,58 @@ def test_the_budget_counts_trials_and_ends_with_the_space() -> None:
     seeds = replace(SPACE, seeds=("seed=0", "seed=1"))
     assert budget(seeds, {"trials": 10}) == 5
     assert budget(Space((Choices("a", ("1", "2")),), ("seed=0",)), {"trials": 10}) == 2
+
+
+# --- dimensions that not every point has -----------------------------------------------------------------------------
+
+
+CONDITIONAL = Space(
+    (
+        Numbers("algorithm.clip_high", 0.1, 0.4),
+        Choices("algorithm", ("sft", "grpo")),
+        Numbers("lr", 1e-5, 1e-1, log=True),
+    ),
+    ("seed=0",),
+    (Condition("algorithm.clip_high", "algorithm", ("grpo",)),),
+)
+
+
+def told_by(space: Space, name: str, count: int) -> list[Known]:
+    """The best ones are those of grpo with a clip of 0.3."""
+    asking, known = Asking(space, config(name)), []
+    for number in range(count):
+        point = asking.ask(known)
+        values = space.values(point)
+        clip = float(values.get("algorithm.clip_high", 0.1))
+        known.append(over(number, point, -10 * abs(clip - 0.3)))
+    return known
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "gp", "cmaes"])
+def test_a_conditional_dimension_is_drawn_where_it_is_there_and_nowhere_else(name: str) -> None:
+    for known in told_by(CONDITIONAL, name, COUNTS[name]):
+        assert any(text.startswith("algorithm.clip_high=") for text in known.point) == ("algorithm=grpo" in known.point)
+
+
+def test_tpe_learns_a_conditional_dimension() -> None:
+    known = told_by(CONDITIONAL, "tpe", 60)
+    values = [float(CONDITIONAL.values(point.point).get("algorithm.clip_high", 0.1)) for point in known[-20:]]
+    assert sum(abs(clip - 0.3) < 0.05 for clip in values) >= 10
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "cmaes"])
+def test_whoever_leads_next_asks_for_the_same_conditional_points(name: str) -> None:
+    known = told_by(CONDITIONAL, name, 15)
+    assert Asking(CONDITIONAL, config(name)).ask(known[:14]) == known[14].point
+
+
+def test_every_point_of_a_small_conditional_space_is_asked_once() -> None:
+    small = Space(
+        (Choices("algorithm", ("sft", "grpo")), Choices("algorithm.group_size", ("4", "8")), Choices("b", ("1", "2"))),
+        ("seed=0",),
+        (Condition("algorithm.group_size", "algorithm", ("grpo",)),),
+    )
+    assert small.size == 6
+    points = [known.point for known in told_by(small, "random", 6)]
+    assert sorted(points) == sorted(small.at(index) for index in range(6))
+    assert len(set(points)) == 6

@@ -11,7 +11,7 @@ from orchestrator.events import Launch
 from orchestrator.ports import LeaseLost
 from orchestrator.schema import CommandKind, TrialState
 from orchestrator.search.asking import Asking
-from orchestrator.search.points import Known, best_point, known_points
+from orchestrator.search.points import Known, PointState, best_point, known_points
 from tests.unit.orchestrator.rig import Rig
 from tests.unit.orchestrator.search.searches import LR, lr_of, peak, scripted, searched, submit
 
@@ -79,6 +79,19 @@ def test_algorithms_share_a_learning_rate_and_are_a_choice_of_it() -> None:
     submit(rig, "search=random", "search.trials=10", "algorithm=sft,grpo", LR)
     rig.run()
     assert {trial.variant.algorithm for trial in rig.store.trials("study-1")} == {"sft", "grpo"}
+
+
+def test_a_key_of_one_algorithm_only_is_drawn_for_that_and_told_with_it() -> None:
+    rig = Rig(scripted(), devices=2)
+    submit(rig, "search=tpe", "search.trials=8", "algorithm=sft,grpo", LR, "algorithm.clip_high=interval(0.1,0.4)")
+    rig.run()
+    trials = rig.store.trials("study-1")
+    assert {trial.variant.algorithm for trial in trials} == {"sft", "grpo"}
+    for trial in trials:
+        drawn = any(text.startswith("algorithm.clip_high=") for text in trial.variant.overrides)
+        assert drawn == (trial.variant.algorithm == "grpo")
+    known = known_points(rig.store.studies()[0], trials)
+    assert [point.state for point in known] == [PointState.COMPLETED] * 8
 
 
 def test_a_space_that_is_used_up_ends_the_search_and_asks_nothing_twice() -> None:

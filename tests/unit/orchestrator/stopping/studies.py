@@ -12,6 +12,7 @@ CONFIG: Mapping[str, Any] = {
     "name": "successive_halving",
     "resource": "device_seconds",
     "min_resource": 1.0,
+    "rung_factor": 3,
     "reduction_factor": 3,
     "grace": {},
     "grace_unit": "budget",

@@ -152,6 +152,26 @@ def test_who_is_held_is_promoted_when_worse_ones_arrive() -> None:
     assert GoOn("study-1-0003", Fate.PROMOTED) in verdicts
 
 
+def test_who_is_held_is_not_promoted_by_a_bar_that_is_less_sure() -> None:
+    """Of nine settings the third is the bar: one that varies so much that nobody is surely behind it."""
+    good = [trial(10 * n + seed, flat(0.9), seed=seed, lr=float(n)) for n in range(2) for seed in range(4)]
+    bad = [trial(20 + seed, flat(0.7), seed=seed, lr=2.0) for seed in range(4)]
+    trials = [*good, *bad]
+    for verdict in policy()(trials):
+        trials = applied(trials, verdict)
+    assert sum(t.stopped is not None for t in trials) == 4
+    unsteady = [trial(30 + s, flat(a), seed=s, lr=3.0) for s, a in enumerate((0.99, 0.5, 0.99, 0.92))]
+    others = [trial(40 + 10 * n + s, flat(0.1), seed=s, lr=4.0 + n) for n in range(5) for s in range(4)]
+    said = policy()([*trials, *unsteady, *others])
+    assert not [v for v in said if isinstance(v, GoOn)]
+
+
+def test_a_single_seed_of_many_sets_no_bar() -> None:
+    trials = [*seeded([0.8, 0.8, 0.8], [0.5, 0.5, 0.5]), trial(20, flat(0.9), seed=0, lr=3.0)]
+    trials += [trial(21 + n, flat(0.9), 1e-9, seed=1 + n, lr=3.0) for n in range(2)]
+    assert held(policy()(trials)) == {10, 11, 12}
+
+
 def test_who_was_promoted_is_not_judged_there_again() -> None:
     (stopped, *_) = [t for t in paused(spread()) if t.stopped]
     assert stopped.stopped is not None

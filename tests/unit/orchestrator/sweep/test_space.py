@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import ConfigError
-from orchestrator.sweep import Choices, Dimension, Numbers, PointComposer, Space, compose_study
+from orchestrator.sweep import Choices, Condition, Dimension, Numbers, PointComposer, Space, compose_study
 from orchestrator.sweep.overrides import parse_overrides
 from orchestrator.sweep.space import space_of
 
@@ -124,6 +124,10 @@ LR = "optimizer.lr=tag(log,interval(1e-5,1e-2))"
         (("search.trials=4",), "search.trials=4: unknown key; a grid has no budget"),
         (("search=tpe", "optimizer.lr=interval(-1,1)"), "optimizer.lr=-1.0: use a positive learning rate"),
         (("search=tpe", "algorithm=sft,nope", LR), "algorithm=nope: there is:"),
+        (
+            ("search=tpe", "algorithm=sft,grpo", "algorithm.clip_hi=interval(0.1,0.4)"),
+            "algorithm.clip_hi=interval(0.1,0.4): unknown key under algorithm=sft and grpo; did you mean clip_high?",
+        ),
         (("search=tpe", "algorithm.batch_size=interval(1,8)"), "algorithm.batch_size=1.0: Value '1.0' of type 'float'"),
         ((LR,), f"sweep={LR}: list the values"),
     ],
@@ -147,6 +151,38 @@ def test_a_point_becomes_the_variant_that_the_same_overrides_make() -> None:
     assert second.overrides == (*point, "seed=1")
     assert second.key == alone.key
     assert first.stages[0] is composer.variants(point)[0].stages[0]
+
+
+CLIP = "algorithm.clip_high=interval(0.1,0.4)"
+
+
+def test_a_key_of_one_algorithm_only_is_a_dimension_where_that_is_chosen() -> None:
+    given = ("search=tpe", CLIP, "algorithm=sft,grpo", LR)
+    composed = compose_study(given)
+    assert composed.space is not None
+    assert composed.space.conditions == (Condition("algorithm.clip_high", "algorithm", ("grpo",)),)
+    assert composed.space.size is None
+    for probe in composed.probes:
+        assert any(text.startswith("algorithm.clip_high=") for text in probe.overrides) == (probe.algorithm == "grpo")
+    composer = PointComposer(given, composed.sweep, composed.config)
+    assert composer.space == composed.space
+    (variant,) = composer.variants(("algorithm.clip_high=0.3", "algorithm=grpo", "optimizer.lr=0.001"))
+    assert variant.config["algorithm"]["clip_high"] == 0.3
+    (variant,) = composer.variants(("algorithm=sft", "optimizer.lr=0.001"))
+    assert "clip_high" not in variant.config["algorithm"]
+
+
+def test_a_key_that_every_option_has_is_no_conditional_one() -> None:
+    composed = compose_study(["search=tpe", "algorithm=grpo,grpo_small", CLIP])
+    assert composed.space is not None
+    assert composed.space.conditions == ()
+
+
+def test_a_point_of_another_space_has_no_values() -> None:
+    composed = compose_study(["search=tpe", "algorithm=sft,grpo", CLIP])
+    assert composed.space is not None
+    with pytest.raises(ValueError, match="no point of this space"):
+        composed.space.values(("algorithm=sft", "algorithm.clip_high=0.2"))
 
 
 def test_the_sweep_of_a_search_is_the_studys_with_the_command_lines_last_word() -> None:

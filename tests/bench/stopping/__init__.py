@@ -1,0 +1,1 @@
+"""Stopping rules over curves that were recorded once. See README.md."""
