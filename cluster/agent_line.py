@@ -2,6 +2,7 @@
 
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ FLUSH_S = 0.25
 
 
 class AgentLine:
-    """Says things of bundles to the agent, in order, and hears what it asks.
+    """Says things of bundles to the agent, in order, and hears what it asks. Any thread may say something; one listens.
 
     `stops` are the bundles that were asked to stop, `joins` the new members of a stack, the first that came first.
     `gone`: the agent is; nobody hears anything any more.
@@ -26,6 +27,7 @@ class AgentLine:
     def __init__(self, connection: socket.socket) -> None:
         """Takes the socket, a blocking one, over."""
         self._connection = connection
+        self._speaking = threading.RLock()
         self._reports: dict[str, list[Mapping[str, Any]]] = {}
         self._flushed_at = 0.0
         self._incoming = wire.LineBuffer()
@@ -37,22 +39,25 @@ class AgentLine:
         """Soon; those of all bundles share a flush. Raises OSError if the agent is gone."""
         values = {name: float(value) for name, value in metrics.items()}
         report = {"at": time.time(), "step": int(step), "metrics": values, "progress": float(progress)}
-        self._reports.setdefault(bundle_id, []).append(report)
-        self.flush_if_due()
+        with self._speaking:
+            self._reports.setdefault(bundle_id, []).append(report)
+            self.flush_if_due()
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """At once, behind the reports so far. Raises OSError if the agent is gone."""
-        self.flush()
-        self._connection.sendall(wire.encode({**message, "at": time.time()}))
+        with self._speaking:
+            self.flush()
+            self._connection.sendall(wire.encode({**message, "at": time.time()}))
 
     def flush(self) -> None:
         """Send what is buffered. Raises OSError if the agent is gone."""
-        reports, self._reports = self._reports, {}
-        messages = ({"kind": "reports", "bundle_id": name, "reports": those} for name, those in reports.items())
-        lines = b"".join(map(wire.encode, messages))
-        if lines:
-            self._connection.sendall(lines)
-            self._flushed_at = time.monotonic()
+        with self._speaking:
+            reports, self._reports = self._reports, {}
+            messages = ({"kind": "reports", "bundle_id": name, "reports": those} for name, those in reports.items())
+            lines = b"".join(map(wire.encode, messages))
+            if lines:
+                self._connection.sendall(lines)
+                self._flushed_at = time.monotonic()
 
     def flush_if_due(self) -> None:
         """Send what is buffered if the last flush was long enough ago. Raises OSError if the agent is gone."""

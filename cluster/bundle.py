@@ -128,7 +128,8 @@ class Bundle:
         # A lost process makes its peers raise (their collectives break), so the loss explains what they say.
         lost = next((p for p in self.ranks if p.lost), None)
         if lost is not None:
-            return self._events.lost(now, "\n".join([lost.describe_loss(f"rank {lost.rank}"), *output]))
+            why = "\n".join([lost.describe_loss(f"rank {lost.rank}"), *output])
+            return self._events.lost(now, why, blameless=bool(lost.vanished))
         raised = [p.answer for p in self.ranks if p.answer is not None and p.answer["kind"] == "raised"]
         if raised:
             first = min(raised, key=lambda answer: answer["at"])

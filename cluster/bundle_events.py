@@ -86,9 +86,9 @@ class BundleEvents:
             on_host=excess.on_host,
         )
 
-    def lost(self, at: float, reason: str) -> WorkerLost:
-        """Its process ended without an answer."""
-        return WorkerLost(at=self._stamp(at), bundle_id=self.bundle_id, reason=reason)
+    def lost(self, at: float, reason: str, *, blameless: bool) -> WorkerLost:
+        """Its process ended without an answer; `blameless`: with those of all others."""
+        return WorkerLost(at=self._stamp(at), bundle_id=self.bundle_id, reason=reason, blameless=blameless)
 
     def _stamp(self, at: float) -> float:
         self._last_at = max(self._last_at, at)

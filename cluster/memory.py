@@ -21,6 +21,8 @@ from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind, Placement
 
 # A process that the kernel killed for want of memory is blamed for it if it was known to have this part of its limit.
 NEAR_ITS_LIMIT = 0.8
+# One that can't have more than this part is looked at every so many samples.
+FAR_FROM_ITS_LIMIT, LOOKED_AT_EVERY = 0.5, 4
 _VMSTAT = Path("/proc/vmstat")
 _UNITS = {unit: 1 << (10 * power) for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 # What torch says for a GPU and for the host, and what numpy says.
@@ -66,14 +68,32 @@ def part_of(excess: Excess, given_bytes: int, shares: Sequence[int]) -> Excess:
     return Excess(used_bytes=used, limit_bytes=given_bytes, on_host=excess.on_host)
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What a process had to itself, and in all, when it was looked at; `samples` ago."""
+
+    private_bytes: int
+    resident_bytes: int
+    samples: int = 0
+
+    def now_at_most(self, resident_bytes: int) -> int:
+        """But for what it has written to since of the pages that it shared."""
+        return self.private_bytes + max(0, resident_bytes - self.resident_bytes)
+
+
 class MemoryWatch:
     """Samples what processes have to themselves, at most every `sample_s`. `vmstat`: where the kernel counts whom it
-    has killed for want of memory, on the whole machine."""
+    has killed for want of memory, on the whole machine.
+
+    To look at a process takes the kernel milliseconds, in which the process can't get memory. So one that is far from
+    its limit is looked at every few samples only, or once it has grown.
+    """
 
     def __init__(self, sample_s: float, vmstat: Path = _VMSTAT) -> None:
         self._sample_s = sample_s
         self._vmstat = vmstat
         self._last: dict[str, int] = {}
+        self._seen: dict[str, dict[int, _Seen]] = {}
         self._kills = oom_kills(vmstat)
         self.next_sample = 0.0
 
@@ -90,7 +110,7 @@ class MemoryWatch:
         """What the processes of a program have too much of; None while they have not, or have no limit."""
         if not limit.used_bytes:
             return None
-        each = [private_memory_bytes(pid) for pid in pids]
+        each = [self._private_bytes(program, pid, limit.used_bytes // len(pids)) for pid in pids]
         used = sum(each) if limit.on_host else max(each, default=0)
         self._last[program] = used
         if used <= limit.used_bytes:
@@ -110,6 +130,25 @@ class MemoryWatch:
     def forget(self, program: str) -> None:
         """The program is over."""
         self._last.pop(program, None)
+        self._seen.pop(program, None)
+
+    def _private_bytes(self, program: str, pid: int, limit_bytes: int) -> int:
+        seen = self._seen.setdefault(program, {})
+        resident, last = resident_memory_bytes(pid), seen.get(pid)
+        if last is not None and last.samples < LOOKED_AT_EVERY - 1:
+            last.samples += 1
+            if (now := last.now_at_most(resident)) <= FAR_FROM_ITS_LIMIT * limit_bytes:
+                return now
+        seen[pid] = _Seen(private_memory_bytes(pid), resident)
+        return seen[pid].private_bytes
+
+
+def resident_memory_bytes(pid: int) -> int:
+    """The resident set of a process [bytes], what it shares included; 0 if it is gone. Takes microseconds."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
 
 
 def private_memory_bytes(pid: int) -> int:

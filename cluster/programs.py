@@ -125,7 +125,7 @@ class Programs:
         waiting, self._waiting = self._waiting, []
         at = time.time()
         for bundle_id in [*self._by_bundle, *(launch.bundle_id for launch in waiting)]:
-            self._tell_of(WorkerLost(at=at, bundle_id=bundle_id, reason=reason))
+            self._tell_of(WorkerLost(at=at, bundle_id=bundle_id, reason=reason, blameless=True))
 
     def release(self) -> None:
         """Their forkserver ends: until all of them have, then nothing of theirs is left but logs and checkpoints."""
@@ -314,5 +314,5 @@ class Programs:
 
 
 def lost(launch: Launch, reason: str) -> WorkerLost:
-    """The end of a launch that no process of its was heard of."""
-    return WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=reason)
+    """The end of a launch that no process of its was heard of: its node's fault."""
+    return WorkerLost(at=time.time(), bundle_id=launch.bundle_id, reason=reason, blameless=True)

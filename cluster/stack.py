@@ -148,7 +148,7 @@ class Stack:
         killed = self._process.killed and self._answer is None
         if member.stop_reason is not None and (killed or not member.started):
             return member.events.stopped(now)
-        return member.events.lost(now, reason)
+        return member.events.lost(now, reason, blameless=bool(self._process.vanished) and self._answer is None)
 
     def _refused(self) -> Excess | None:
         answer = self._answer

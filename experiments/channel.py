@@ -44,7 +44,8 @@ class Stack(Protocol):
         A member has started once it is handed out here."""
 
     def ended(self, bundle_id: str, outcome: Outcome) -> None:
-        """A member has left: finished, then its output is committed before this returns, or paused at a checkpoint."""
+        """A member has left: paused at a checkpoint, or finished. Then its output is committed, beside whatever the
+        program goes on with; a member whose output can't be fails, alone."""
 
     def failed(self, bundle_id: str, error: Exception) -> None:
-        """A member can't be set up, go on or be committed; the others can."""
+        """A member can't be set up or go on; the others can."""

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from experiments.building import Model, save_model
 from experiments.generators import restore_all, state_of_all
-from experiments.models.decoder import Decoder, save_decoder
 from experiments.parts import timed_as
+from orchestrator.schema.training import AnyModelConfig
 
 PREFIX, _UNFINISHED, _ENGINE = "step-", "unfinished-", "engine"
 STATE, TRUNK = "state", "trunk.json"
@@ -43,7 +44,7 @@ class StageEngine(Protocol):
     def device(self) -> torch.device: ...
     @property
     def layout(self) -> Layout: ...
-    def decoder(self) -> Decoder: ...
+    def decoder(self) -> Model: ...
     def save(self, folder: Path, tag: str) -> None: ...
     def load(self, folder: Path, tag: str) -> None: ...
 
@@ -138,10 +139,9 @@ def _require_layout(source: Path, written: Layout, mine: Layout) -> None:
 
 
 @timed_as("checkpoint")
-def save_output(folder: Path, engine: StageEngine) -> None:
-    """Writes the final weights and the model's shape into the stage's output folder, by process 0. Collective."""
-    decoder = engine.decoder()
-    if engine.rank == 0:
+def save_output(folder: Path, model: Model, config: AnyModelConfig, rank: int) -> None:
+    """Writes the final model into the stage's output folder, by process 0. Collective."""
+    if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        save_decoder(decoder.state_dict(), decoder.config, decoder.vocab_size, folder)
+        save_model(model, config, folder)
     dist.barrier()

@@ -3,6 +3,7 @@
 Looked at after the first few steps, whenever more memory is taken since, and at the end.
 """
 
+import math
 import resource
 import sys
 import time
@@ -18,8 +19,9 @@ FIRST_STEPS = 3
 """By then a stage has evaluated, sampled, learned and stepped: all that it will do has been done once."""
 LEAST_S, GROWTH = 2.0, 0.05
 """It is looked at again at most this often [s], and said again once it has grown by this part."""
-AT_ONCE_S = 0.05
-"""Stages of one process that ask within this time are told the same [s]: what is private takes milliseconds to read."""
+AT_ONCE_S = 1.0
+"""Stages of one process that ask within this time are told the same [s], unless it has grown: what is private takes
+milliseconds to read, and members of a stack end together, one behind the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Meter:
     def now(self, members: int = 1) -> Measurement:
         """As it is."""
         self._largest = self._quickly()
-        host = _private_peak_of(round(time.perf_counter() / AT_ONCE_S))
+        host = _private_peak_at_once()
         memory = host if self._device.type == "cpu" else self._largest + CUDA_CONTEXT_BYTES
         self._said = memory
         return Measurement(memory // members, host // members, self._utilisation(members))
@@ -100,8 +102,13 @@ def largest_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _private_peak_at_once() -> int:
+    size = round(math.log(largest_resident_bytes()) / math.log1p(GROWTH))
+    return _private_peak_of(round(time.perf_counter() / AT_ONCE_S), size)
+
+
 @lru_cache(maxsize=1)
-def _private_peak_of(_moment: int) -> int:
+def _private_peak_of(_moment: int, _size: int) -> int:
     return private_peak_bytes()
 
 

@@ -153,11 +153,13 @@ class StageRaised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost:
-    """The bundle's processes ended without an answer: killed, out of memory, unreachable."""
+    """The bundle's processes ended without an answer: killed, out of memory, unreachable. `blameless`: with all others,
+    since their node, its agent or its forkserver went."""
 
     at: float
     bundle_id: str
     reason: str
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,7 @@ class RayCluster:
         at = time.time()
         if len(nodes) == 1:
             reason = f"node {next(iter(nodes))} is gone"
-            self._batches.put([WorkerLost(at=at, bundle_id=launch.bundle_id, reason=reason)])
+            self._batches.put([WorkerLost(at=at, bundle_id=launch.bundle_id, reason=reason, blameless=True)])
         else:
             error = f"a bundle runs on the devices of one node, this one was given devices of {sorted(nodes)}"
             self._batches.put([StageRaised(at=at, bundle_id=launch.bundle_id, error=error)])
@@ -364,7 +364,8 @@ class RayCluster:
             # What they were writing is removed by `close`: their processes may live for another moment.
             self._orphans += bundles
         at = time.time() if at is None else at
-        lost: list[Event] = [WorkerLost(at=at, bundle_id=b, reason=f"node lost: {reason}") for b in bundles]
+        why = f"node lost: {reason}"
+        lost: list[Event] = [WorkerLost(at=at, bundle_id=b, reason=why, blameless=True) for b in bundles]
         self._batches.put([*lost, NodeLost(at=at, node_id=node.node_id, reason=reason)])
 
     def _node_gone(self, node: _Node) -> None:

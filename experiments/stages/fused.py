@@ -13,25 +13,25 @@ from pathlib import Path
 import torch
 
 from experiments.channel import Channel, Stack
-from experiments.engine import DeepSpeedStack, open_device
+from experiments.engine import open_device
 from experiments.evaluate import Evaluation
 from experiments.fusion.bundle import Bundle, items_per_step
-from experiments.fusion.checkpoint import MemberEngine
 from experiments.fusion.values import StepValues
 from experiments.generators import OwnGenerators
 from experiments.parts import timed_as
 from experiments.stages import grpo, sft
+from experiments.stages.bundles import initial_member, member_engine, open_bundle
 from experiments.stages.program import Program
-from experiments.stages.session import Session, initial_decoder
+from experiments.stages.session import Session
 from experiments.tasks import load_task
 from orchestrator.schema import Assignment, Outcome
-from orchestrator.schema.training import stage_config
+from orchestrator.schema.training import AlgorithmConfig, GrpoConfig, SftConfig, stage_config
 
 REFILL_S = 1.0
 """An empty stack waits so long for new members [s]: whoever gives out seats hears of free ones at once, and to start
 another program takes about as long."""
 
-IS_DONE: Mapping[str, Callable[[Session], bool]] = {"sft": sft.is_done, "grpo": grpo.is_done}
+IS_DONE: Mapping[type[AlgorithmConfig], Callable[[Session], bool]] = {SftConfig: sft.is_done, GrpoConfig: grpo.is_done}
 
 
 def run(stack: Stack) -> None:
@@ -59,6 +59,7 @@ class _Members:
         self._members: dict[str, _Member] = {}
         self._device: torch.device | None = None
         self._bundle: Bundle | None = None
+        self._of_beginnings: dict[tuple[object, ...], Evaluation] = {}
 
     def admit(self) -> bool:
         """Takes in who has arrived; False once nobody is there and nobody came."""
@@ -109,19 +110,19 @@ class _Members:
         return [member.session for member in self._members.values()]
 
     def _done(self) -> list[Session]:
-        return [session for session in self._sessions() if IS_DONE[session.config.algorithm.name](session)]
+        return [session for session in self._sessions() if IS_DONE[type(session.config.algorithm)](session)]
 
     def _set_up(self, assignment: Assignment, channel: Channel, device: torch.device) -> _Member:
         name, config = assignment.bundle_id, stage_config(assignment.stage.config)
         generators = OwnGenerators(config.seed, device)
         with generators.in_use():
             if self._bundle is None:
-                task = load_task(config.task, Path(assignment.cache_dir))
-                self._bundle = Bundle(task, config, device, DeepSpeedStack)
+                task = load_task(config.task, Path(assignment.cache_dir), config.model)
+                self._bundle = open_bundle(task, config, device)
             bundle = self._bundle
-            engine, count = MemberEngine(bundle, name), items_per_step(config)
+            engine, count = member_engine(bundle, name, config), items_per_step(config)
             session = Session(assignment, channel, config, bundle.task, engine, self._program, count)
-            bundle.put_in(name, session, initial_decoder(assignment, config))
+            bundle.put_in(name, session, initial_member(bundle, config, assignment.parent_dir))
             session.restore()
         return _Member(session, generators)
 
@@ -130,18 +131,23 @@ class _Members:
             session.take_dev(result)
 
     def _evaluate(self, sessions: Sequence[Session], split: str) -> list[tuple[Session, Evaluation]]:
-        """All at once; only those with other batches go separately."""
-        if not sessions:
-            return []
-        assert self._bundle is not None
+        """All at once; only those with other batches go separately. Of those that begin with the same one is asked."""
+        keys = [(split, session.config.evaluation.batch_size, *_weights_of(session)) for session in sessions]
+        asked = {key: session for key, session in zip(keys, sessions, strict=True) if key not in self._of_beginnings}
         by_size: dict[int, list[str]] = {}
-        for session in sessions:
+        for session in asked.values():
             by_size.setdefault(session.config.evaluation.batch_size, []).append(session.assignment.bundle_id)
         results: dict[str, Evaluation] = {}
-        with self._program.busy():
-            for size, names in by_size.items():
-                results |= self._bundle.evaluate(names, split, size)
-        return [(session, results[session.assignment.bundle_id]) for session in sessions]
+        if by_size:
+            assert self._bundle is not None
+            with self._program.busy():
+                for size, names in by_size.items():
+                    results |= self._bundle.evaluate(names, split, size)
+        known = self._of_beginnings | {key: results[session.assignment.bundle_id] for key, session in asked.items()}
+        for key, session in asked.items():
+            if session.progress.step == 0:
+                self._of_beginnings[key] = known[key]
+        return [(session, known[key]) for key, session in zip(keys, sessions, strict=True)]
 
     def _end(self, session: Session, outcome: Outcome) -> None:
         self._forget(session.assignment.bundle_id)
@@ -173,6 +179,14 @@ class _Members:
             self._stack.failed(name, error)
 
 
+def _weights_of(session: Session) -> tuple[object, ...]:
+    """What tells the weights of a member from those of others; equal for those that begin with the same."""
+    if session.progress.step > 0:
+        return (session.assignment.bundle_id,)
+    parent, config = session.assignment.parent_dir, session.config
+    return parent, repr(config.model), None if parent else config.seed
+
+
 @timed_as("report")
 def _count(session: Session, values: StepValues) -> None:
     """A step of a member, as its stage counts it."""
@@ -181,4 +195,5 @@ def _count(session: Session, values: StepValues) -> None:
         session.record(update)
     session.record(values.step)
     session.record(values.averages, weight=values.problems)
+    session.progress.position += (values.rounds - 1) * items_per_step(session.config)
     session.complete_step(values.tokens)

@@ -2,29 +2,46 @@
 
 Each step samples a group of completions for each of `prompts_per_step` prompts, scores them with the task's verifier,
 and takes `updates_per_rollout` clipped updates on the groups whose rewards differ. A group without spread has no
-advantage to learn from and leaves the batch, which is then normalised by what is left of it (DAPO's dynamic sampling,
-arXiv:2503.14476 eq. 11, without sampling again). A step in which no group is left changes no weights.
+advantage to learn from and leaves the batch. In up to `max_sampling_rounds` rounds further prompts take the place of
+such groups (DAPO's dynamic sampling, arXiv:2503.14476 eq. 11); the batch is then normalised by what there is of it. A
+step in which no group is left changes no weights. DAPO, GSPO and RLOO are this stage with other options.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from experiments.batches import DataOrder, Prompts, encode_prompts, micro_batches, part
+from experiments.batches import Prompts, encode_prompts, micro_batches, part
+from experiments.building import Model, initial_model
 from experiments.channel import Channel
+from experiments.curriculum import problem_order
+from experiments.dynamic_sampling import first_of_gang, has_spread, joined_prompts, joined_rollouts
 from experiments.engine import Engine
 from experiments.gang import sum_over_processes
 from experiments.losses import group_advantages, grpo_loss, token_log_probs
-from experiments.models.decoder import Decoder
 from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
-from experiments.rewards import completion_rewards
+from experiments.rewards import completion_rewards, without_truncated
 from experiments.rollout import Rollout, generate, sampling_noise
-from experiments.stages.session import Session, initial_decoder, open_session
+from experiments.stages.session import Session, open_session
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import GrpoConfig, stage_config
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round sampled: P prompts, their P x G completions and rewards (P, G). chosen (P,): the groups that are
+    learned from. generated, prompted: tokens of completions and of prompts."""
+
+    prompts: Prompts
+    rollout: Rollout
+    rewards: Tensor
+    chosen: Tensor
+    generated: int
+    prompted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +74,10 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
     count, group = algorithm.prompts_per_step, algorithm.group_size
     with open_session(assignment, channel, count) as (session, engine):
         task, device = session.task, session.device
-        order = DataOrder(len(task.rl), session.config.seed)
+        order = problem_order(task, "rl", session.config.seed)
         mine = part(count, session.rank, session.world_size)
-        reference = initial_decoder(assignment, session.config).to(device) if algorithm.kl_weight else None
+        kept = algorithm.kl_weight != 0.0
+        reference = initial_model(session.config, assignment.parent_dir, device) if kept else None
         max_tokens = task.config.max_answer_tokens
 
         while True:
@@ -70,39 +88,63 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                 return session.pause()
 
             with session.phase("rollout"):
-                problems = [task.rl[i] for i in order[session.next_items()]][mine]
-                prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
-                noise = sampling_noise(count * group, max_tokens, session.sampler)
-                rollout = generate(
-                    engine.decoder(),
-                    prompts,
-                    session.tokenizer,
-                    max_tokens,
-                    group_size=group,
-                    temperature=algorithm.temperature,
-                    noise=noise[mine.start * group : mine.stop * group].to(device),
-                )
-                rewards = completion_rewards(task, problems, rollout, session.tokenizer).to(device)
+                rounds: list[Round] = []
+                wanted = count
+                while wanted and len(rounds) < algorithm.max_sampling_rounds:
+                    if rounds:
+                        session.progress.position += count
+                    problems = order[session.next_items()][mine]
+                    prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
+                    noise = sampling_noise(count * group, max_tokens, session.sampler)
+                    rollout = generate(
+                        engine.decoder(),
+                        prompts,
+                        session.tokenizer,
+                        max_tokens,
+                        group_size=group,
+                        temperature=algorithm.temperature,
+                        noise=noise[mine.start * group : mine.stop * group].to(device),
+                    )
+                    rewards = completion_rewards(
+                        task,
+                        problems,
+                        rollout,
+                        session.tokenizer,
+                        algorithm.overlong_buffer or None,
+                        algorithm.length_penalty or None,
+                    ).to(device)
+                    generated = int(rollout.mask.sum())
+                    if algorithm.mask_truncated:
+                        rollout = without_truncated(rollout, session.tokenizer)
+                    chosen, found = first_of_gang(has_spread(rewards), mine, count, wanted)
+                    wanted -= found
+                    prompted = sum(session.tokenizer.prompt_length(problem.prompt) for problem in problems)
+                    rounds.append(Round(prompts, rollout, rewards, chosen, generated, prompted))
             with session.phase("learn"), engine.unparked(assignment.parks):
-                experience = with_spread(prompts, rollout, rewards, algorithm, reference)
+                experience = learned_from(rounds, algorithm, reference, session.tokenizer.pad_id)
                 lr = session.learning_rate()
-                for _ in range(algorithm.updates_per_rollout if experience.sequence_count else 0):
+                for _ in range(algorithm.updates_per_rollout if experience.token_count else 0):
                     session.record(update(engine, experience, algorithm, max_tokens, lr))
 
-            session.record({"train/lr": lr, "train/groups_skipped": count - experience.sequence_count / group})
-            generated = rollout.mask.sum()
-            averages = {"train/reward": rewards.mean(), "train/tokens_per_answer": generated / rewards.numel()}
-            session.record(averages, weight=len(problems))
-            session.complete_step(tokens=int(generated) + sum(len(problem.prompt) + 1 for problem in problems))
+            sampled = len(rounds) * count
+            session.record({"train/lr": lr, "train/groups_skipped": sampled - experience.sequence_count / group})
+            if algorithm.max_sampling_rounds > 1:
+                session.record({"train/sampling_rounds": len(rounds)})
+            for this in rounds:
+                per_answer = this.generated / this.rewards.numel()
+                averages = {"train/reward": float(this.rewards.mean()), "train/tokens_per_answer": per_answer}
+                session.record(averages, weight=len(this.rewards))
+            session.complete_step(tokens=sum(this.generated + this.prompted for this in rounds))
 
 
 @timed_as("data")
-def with_spread(
-    prompts: Prompts, rollout: Rollout, rewards: Tensor, algorithm: GrpoConfig, reference: Decoder | None
-) -> Experience:
-    """The groups whose `rewards` (P, G) differ, and the counts over the gang that their loss is normalised by."""
+def learned_from(rounds: Sequence[Round], algorithm: GrpoConfig, reference: Model | None, pad_id: int) -> Experience:
+    """The chosen groups of a step's rounds, and the counts over the gang that their loss is normalised by."""
+    prompts = joined_prompts([this.prompts for this in rounds], pad_id)
+    rollout = joined_rollouts([this.rollout for this in rounds])
+    rewards = torch.cat([this.rewards for this in rounds])
     group = rewards.shape[1]
-    kept = (rewards.amax(dim=1) != rewards.amin(dim=1)).nonzero().squeeze(1)
+    kept = torch.cat([this.chosen for this in rounds]).nonzero().squeeze(1)
     empty = len(kept) == 0
     if empty:
         kept = torch.zeros(1, dtype=torch.long, device=rewards.device)
@@ -122,7 +164,7 @@ def with_spread(
         tokens=tokens,
         mask=mask,
         old_log_probs=rollout.log_probs[rows],
-        advantages=group_advantages(rewards[kept], algorithm.advantage_scale).flatten(),
+        advantages=group_advantages(rewards[kept], algorithm.advantage_scale, algorithm.baseline).flatten(),
         reference=reference_log_probs,
         token_count=token_count,
         sequence_count=sequence_count,
@@ -152,6 +194,7 @@ def update(
             sequence_count=experience.sequence_count,
             reference_log_probs=None if experience.reference is None else experience.reference[rows],
             kl_weight=algorithm.kl_weight,
+            importance_level=algorithm.importance_level,
         )
         engine.backward(loss)
         engine.step(lr)

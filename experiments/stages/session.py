@@ -8,7 +8,7 @@ shares its process is evaluated by whoever drives them all, and ends with `concl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiments.batches import seeded_generator
+from experiments.building import initial_model
 from experiments.channel import Channel
 from experiments.checkpoint import (
     PREFIX,
@@ -32,11 +33,10 @@ from experiments.evaluate import Evaluation, evaluate, seconds_per_answer
 from experiments.gang import sum_over_processes
 from experiments.generators import seed_all
 from experiments.measuring import Measurement, Meter
-from experiments.models.decoder import Decoder, load_decoder
 from experiments.parts import timed_as
 from experiments.schedule import learning_rate
 from experiments.stages.program import Program
-from experiments.tasks import CharTokenizer, Problem, Task, load_task
+from experiments.tasks import Problem, Task, load_task, tokenizer_of
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import StageConfig, stage_config
 
@@ -82,7 +82,7 @@ class Session:
         self.engine, self.program = engine, program
         self.rank, self.world_size = assignment.rank, assignment.world_size
         self.device = engine.device
-        self.tokenizer = CharTokenizer()
+        self.tokenizer = tokenizer_of(config.model)
         self.sampler = seeded_generator(config.seed, "sampling")
         self.progress = Progress()
         self.meter = Meter(assignment, self.device)
@@ -143,9 +143,10 @@ class Session:
         self.progress.start_accuracy = test.accuracy
 
     def take_dev(self, dev: Evaluation) -> None:
-        """Keeps and reports `eval/accuracy` of this step. Collective."""
+        """Keeps and reports `eval/accuracy` of this step, and of each fold. Collective."""
         self.progress.dev_accuracy, self.progress.dev_step = dev.accuracy, self.progress.step
-        self._report({"eval/accuracy": dev.accuracy, "train/tokens_seen": self._tokens_seen()})
+        folds = {f"eval/fold/{fold}": accuracy for fold, accuracy in enumerate(dev.folds)}
+        self._report({"eval/accuracy": dev.accuracy, **folds, "train/tokens_seen": self._tokens_seen()})
 
     def evaluate_if_due(self) -> None:
         """Evaluates what is due. Collective."""
@@ -181,11 +182,13 @@ class Session:
 
     def stop_requested(self) -> bool:
         """Whether to pause at this step boundary; writes the periodic checkpoint when it is due. Collective."""
-        flags = torch.tensor([float(self.channel.stop_requested()), float(self.checkpoint_is_due)])
-        stop, checkpoint = sum_over_processes(flags.to(self.device)).tolist() if self.world_size > 1 else flags.tolist()
+        stop, checkpoint = self.channel.stop_requested(), self.checkpoint_is_due
+        if self.world_size > 1:
+            flags = torch.tensor([float(stop), float(checkpoint)], device=self.device)
+            stop, checkpoint = map(bool, sum_over_processes(flags).tolist())
         if checkpoint and not stop:
             self.save()
-        return bool(stop)
+        return stop
 
     def save(self) -> None:
         """Writes a checkpoint. Collective."""
@@ -193,8 +196,8 @@ class Session:
         self.progress.reported = [report for report in self.progress.reported if report[0] >= since]
         folder = Path(self.assignment.checkpoint_dir)
         with self.program.checkpointing(self.assignment.bundle_id):
-            progress = asdict(self.progress)
-            save_checkpoint(folder, self.engine, self._layout, self.progress.step, progress, self.sampler)
+            # As it stands: a deep copy of the reports takes as long as writing them.
+            save_checkpoint(folder, self.engine, self._layout, self.progress.step, vars(self.progress), self.sampler)
         if self.rank == 0:
             self.channel.saved(self.progress.step)
 
@@ -218,9 +221,10 @@ class Session:
         """Writes the output, whose evaluation on the test split is given; returns the stage's outcome. Collective."""
         self._report_series()
         timed = self.config.evaluation.timed_answers
+        model = self.engine.decoder()
         with self.busy():
-            seconds = seconds_per_answer(self.engine.decoder(), self.task, self.task.test, self.tokenizer, timed)
-        save_output(Path(self.assignment.output_dir), self.engine)
+            seconds = seconds_per_answer(model, self.task, self.task.test, self.tokenizer, timed)
+        save_output(Path(self.assignment.output_dir), model, self.config.model, self.rank)
         self._leave_state()
         self._report({}, done=1.0)
         metrics = {
@@ -313,10 +317,10 @@ def open_session(assignment: Assignment, channel: Channel, items_per_step: int) 
         raise ValueError(f"{items_per_step} items per step cannot be shared by {assignment.world_size} processes")
     config = stage_config(assignment.stage.config)
     seed_all(config.seed)
-    task = load_task(config.task, Path(assignment.cache_dir))
+    task = load_task(config.task, Path(assignment.cache_dir), config.model)
     device = open_device(assignment)
-    decoder = initial_decoder(assignment, config)
-    engine = Engine(decoder, config.deepspeed, config.optimizer, items_per_step, device)
+    model = initial_model(config, assignment.parent_dir, device)
+    engine = Engine(model, config.deepspeed, config.optimizer, items_per_step, device)
     session = Session(assignment, channel, config, task, engine, Program(), items_per_step)
     session.restore()
     if assignment.parks:
@@ -325,10 +329,3 @@ def open_session(assignment: Assignment, channel: Channel, items_per_step: int) 
     if assignment.world_size > 1:
         # A group of one stays, for the next stage of this process: DeepSpeed keeps references to it for good.
         dist.destroy_process_group()
-
-
-def initial_decoder(assignment: Assignment, config: StageConfig) -> Decoder:
-    """The parent stage's model, or random weights from the stage's seed where there is no parent; on the CPU."""
-    if assignment.parent_dir:
-        return load_decoder(Path(assignment.parent_dir)).float()
-    return Decoder(config.model, CharTokenizer().vocab_size, seeded_generator(config.seed, "weights"))

@@ -6,8 +6,10 @@ after `max_steps`, or at the first evaluation in which dev accuracy reaches `sto
 
 from typing import cast
 
-from experiments.batches import DataOrder, encode_answers, encode_prompts, micro_batches, part
+from experiments.batches import encode_answers, encode_prompts, micro_batches, part
 from experiments.channel import Channel
+from experiments.curriculum import ProblemOrder, problem_order
+from experiments.engine import Engine
 from experiments.losses import sft_loss
 from experiments.models.shared_prompt import completion_logits
 from experiments.stages.session import Session, open_session
@@ -27,34 +29,40 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
     """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(SftConfig, stage_config(assignment.stage.config).algorithm)
     with open_session(assignment, channel, algorithm.batch_size) as (session, engine):
-        tokenizer, device = session.tokenizer, session.device
-        examples = session.task.supervised
-        order = DataOrder(len(examples), session.config.seed)
-        mine = part(algorithm.batch_size, session.rank, session.world_size)
+        return learn(session, engine, problem_order(session.task, "supervised", session.config.seed))
 
-        while True:
-            session.evaluate_if_due()
-            if is_done(session):
-                return session.finish()
-            if session.stop_requested():
-                return session.pause()
 
-            with session.phase("learn"), engine.unparked(assignment.parks):
-                batch = [examples[i] for i in order[session.next_items()]]
-                token_count = sum(len(example.answer) + 1 for example in batch)  # of all processes
-                prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)
-                answers = encode_answers([example.answer for example in batch[mine]], tokenizer, device)
-                loss = 0.0
-                lr = session.learning_rate()
-                for rows, real in micro_batches(len(prompts), engine.accumulation, device):
-                    some, tokens, mask = prompts.select(rows), answers.tokens[rows], answers.mask[rows] & real
-                    logits = completion_logits(engine, some.tokens, tokens, some.padding)
-                    micro_loss = sft_loss(logits, tokens, mask, token_count)
-                    engine.backward(micro_loss)
-                    engine.step(lr)
-                    loss += micro_loss.item()
+def learn(session: Session, engine: Engine, order: ProblemOrder) -> Outcome:
+    """The steps of a stage that learns the answers of the problems of `order`, and its end."""
+    algorithm = cast(SftConfig, session.config.algorithm)
+    tokenizer, device = session.tokenizer, session.device
+    mine = part(algorithm.batch_size, session.rank, session.world_size)
 
-            # Each process has its share of the loss, to be summed; `record` averages over processes.
-            loss *= session.world_size
-            session.record({"train/loss": loss, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
-            session.complete_step(tokens=sum(len(e.prompt) + len(e.answer) + 2 for e in batch[mine]))
+    while True:
+        session.evaluate_if_due()
+        if is_done(session):
+            return session.finish()
+        if session.stop_requested():
+            return session.pause()
+
+        with session.phase("learn"), engine.unparked(session.assignment.parks):
+            batch = order[session.next_items()]
+            token_count = sum(tokenizer.answer_length(example.answer) for example in batch)  # of all processes
+            prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)
+            answers = encode_answers([example.answer for example in batch[mine]], tokenizer, device)
+            loss = 0.0
+            lr = session.learning_rate()
+            for rows, real in micro_batches(len(prompts), engine.accumulation, device):
+                some, tokens, mask = prompts.select(rows), answers.tokens[rows], answers.mask[rows] & real
+                logits = completion_logits(engine, some.tokens, tokens, some.padding)
+                micro_loss = sft_loss(logits, tokens, mask, token_count)
+                engine.backward(micro_loss)
+                engine.step(lr)
+                loss += micro_loss.item()
+
+        # Each process has its share of the loss, to be summed; `record` averages over processes.
+        loss *= session.world_size
+        session.record({"train/loss": loss, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
+        read = sum(tokenizer.prompt_length(example.prompt) for example in batch[mine])
+        written = sum(tokenizer.answer_length(example.answer) for example in batch[mine])
+        session.complete_step(tokens=read + written)

@@ -108,6 +108,7 @@ def test_a_dead_forkserver_loses_its_bundles_and_is_replaced(agent, config):
     lost = wait_for(agent, "b1")
     assert isinstance(lost, WorkerLost)
     assert "its forkserver died" in lost.reason
+    assert lost.blameless
     assert all(gone(pid) for pid in workers)
     agent.launch(make_launch(config.devices[:1], bundle_id="b2"))
     assert isinstance(wait_for(agent, "b2"), StageCompleted)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from cluster import memory
 from cluster.memory import (
+    LOOKED_AT_EVERY,
     Excess,
     Limit,
     MemoryWatch,
@@ -68,6 +70,48 @@ def test_a_process_over_its_limit_is_told_with_both_numbers():
         excess = watch.excess("p", limit(40 * MIB), [pid])
     assert excess.used_bytes > excess.limit_bytes == 40 * MIB
     assert not excess.on_host
+
+
+GROWS = """
+import os, sys
+pid = os.fork()
+if pid == 0:
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    own = os.urandom(96 << 20)
+    print("grown", flush=True)
+    sys.stdin.readline()
+os.waitpid(pid, 0)
+"""
+
+
+def test_one_far_from_its_limit_is_looked_at_every_few_samples(monkeypatch):
+    looks = []
+    monkeypatch.setattr(memory, "private_memory_bytes", lambda pid: looks.append(pid) or private_memory_bytes(pid))
+    watch = MemoryWatch(0.5)
+    with forked(MIB) as pid:
+        for _ in range(2 * LOOKED_AT_EVERY):
+            assert watch.excess("p", limit(GIB), [pid]) is None
+        assert len(looks) == 2
+        near = private_memory_bytes(pid) * 3 // 2
+        for _ in range(3):
+            assert watch.excess("p", limit(near), [pid]) is None
+        assert len(looks) == 5
+
+
+def test_one_far_from_its_limit_that_grows_beyond_it_is_found_at_the_next_sample():
+    with subprocess.Popen(
+        [sys.executable, "-c", GROWS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        try:
+            pid, watch = int(parent.stdout.readline()), MemoryWatch(0.5)
+            assert watch.excess("p", limit(80 * MIB), [pid]) is None
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            parent.stdout.readline()
+            assert watch.excess("p", limit(80 * MIB), [pid]).used_bytes > 90 * MIB
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def test_where_a_core_is_the_device_each_process_has_the_limit_to_itself():

@@ -2,11 +2,12 @@
 
 import socket
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 
-from cluster import stack_worker, wire
+from cluster import outputs, stack_worker, wire
 from cluster.agent_line import AgentLine
 from cluster.outputs import Artifacts
 from cluster.stack_worker import WorkerStack
@@ -96,20 +97,73 @@ def test_reports_of_all_members_share_a_flush(agent):
     assert agent.heard() == [("reports", "a"), ("reports", "b"), ("stopped", "b")]
 
 
-def test_a_finished_member_has_its_output_committed_when_that_returns(agent):
+def test_a_finished_member_is_told_of_once_its_output_is_committed(agent):
     agent.stack.arrivals()
     agent.artifacts.incoming("a").mkdir(parents=True)
     agent.stack.ended("a", Outcome(metrics={"loss": 1}))
+    agent.stack.settle()
     assert agent.artifacts.verified("key-a") == Outcome(metrics={"loss": 1.0})
     assert agent.heard() == [("started", "a"), ("completed", "a")]
 
 
-def test_an_output_that_can_not_be_committed_leaves_the_member_to_fail(agent):
+def test_the_program_goes_on_while_an_output_is_committed(agent, monkeypatch):
+    agent.join(member("b"))
+    (_, a), (_, b) = agent.stack.arrivals()
+    agent.heard()
+    agent.artifacts.incoming("a").mkdir(parents=True)
+    a.report(9, {}, 1.0)
+    disk = threading.Event()
+    write = outputs._fsync_tree
+    monkeypatch.setattr(outputs, "_fsync_tree", lambda folder: (disk.wait(), write(folder)))
+    agent.stack.ended("a", Outcome())
+    b.saved(1)
+    assert agent.heard() == [("reports", "a"), ("saved", "b")]
+    assert agent.artifacts.verified("key-a") is None
+    disk.set()
+    agent.stack.settle()
+    assert agent.heard() == [("completed", "a")]
+
+
+def test_members_that_end_together_are_each_told_of(agent):
+    for name in "bcdefghijkl":
+        agent.join(member(name))
+    for name in names(agent.stack.arrivals()):
+        agent.artifacts.incoming(name).mkdir(parents=True)
+        agent.stack.ended(name, Outcome())
+    agent.stack.settle()
+    assert sorted(agent.heard()) == sorted((kind, name) for name in "abcdefghijkl" for kind in ("completed", "started"))
+    assert agent.artifacts.available([f"key-{name}" for name in "abcdefghijkl"]) == {f"key-{n}" for n in "abcdefghijkl"}
+
+
+def test_an_output_that_can_not_be_committed_is_its_members_failure_alone(agent):
+    agent.join(member("b"))
     agent.stack.arrivals()
-    with pytest.raises(OSError) as caught:
-        agent.stack.ended("a", Outcome())
-    agent.stack.failed("a", caught.value)
-    assert agent.heard() == [("started", "a"), ("raised", "a")]
+    agent.artifacts.incoming("b").mkdir(parents=True)
+    for name in "ab":
+        agent.stack.ended(name, Outcome())
+    agent.stack.settle()
+    assert sorted(agent.heard()[2:]) == [("completed", "b"), ("raised", "a")]
+
+
+def ends_and_breaks(stack):
+    stack.arrivals()
+    stack.ended("a", Outcome())
+    raise RuntimeError("broken")
+
+
+def test_who_has_ended_is_told_of_before_what_comes_out_of_the_program(ends, tmp_path):
+    first = member("a")
+    first = replace(first, stage=replace(first.stage, fused_entrypoint=f"{__name__}:ends_and_breaks"))
+    artifacts = Artifacts(tmp_path)
+    artifacts.incoming("a").mkdir(parents=True)
+    assert stack_worker.run(ends[1], first, artifacts, tmp_path / "log") == 1
+    messages = wire.LineBuffer().feed(ends[0].recv(1 << 16))
+    assert [(m["kind"], m.get("bundle_id")) for m in messages] == [
+        ("started", "a"),
+        ("completed", "a"),
+        ("raised", None),
+    ]
+    assert artifacts.verified("key-a") is not None
 
 
 def test_memory_refused_to_a_member_is_told_as_its_part(ends, tmp_path):

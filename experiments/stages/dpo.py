@@ -1,0 +1,96 @@
+"""Direct preference optimization on a policy's own answers (arXiv:2305.18290).
+
+The policy is the output of the stage before, and so is the reference. It answers the RL prompts; where some of a
+prompt's answers are right and some wrong, a right one is preferred to a wrong one.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from experiments.batches import DataOrder, encode_answers, encode_prompts, micro_batches, part
+from experiments.building import initial_model
+from experiments.channel import Channel
+from experiments.losses import dpo_loss, sequence_log_probs, token_log_probs
+from experiments.models.shared_prompt import completion_logits
+from experiments.samples import preference_pairs, write_samples
+from experiments.stages.sampling import samples_of_parent
+from experiments.stages.session import Session, open_session
+from orchestrator.schema import Assignment, Outcome
+from orchestrator.schema.training import DpoConfig, stage_config
+
+
+def is_done(session: Session) -> bool:
+    """Whether the stage ends at this step boundary."""
+    return session.progress.step >= session.config.algorithm.max_steps
+
+
+def run(assignment: Assignment, channel: Channel) -> Outcome:
+    """Runs or resumes the stage; raises what `open_session` does, and ValueError where no prompt has a right and a
+    wrong answer."""
+    algorithm = cast(DpoConfig, stage_config(assignment.stage.config).algorithm)
+    with open_session(assignment, channel, algorithm.batch_size) as (session, engine):
+        tokenizer, device = session.tokenizer, session.device
+        samples = samples_of_parent(session, assignment.parent_dir, algorithm.sampling)
+        pairs = preference_pairs(samples, algorithm.sampling.keep)
+        if not pairs:
+            raise ValueError(
+                f"algorithm.sampling: no prompt of {len(samples)} different answers has both a right and a wrong one; "
+                f"raise per_prompt ({algorithm.sampling.per_prompt}) or temperature ({algorithm.sampling.temperature})"
+            )
+        order = DataOrder(len(pairs), session.config.seed)
+        mine = part(algorithm.batch_size, session.rank, session.world_size)
+        reference = initial_model(session.config, assignment.parent_dir, device)
+
+        while True:
+            session.evaluate_if_due()
+            if is_done(session):
+                outcome = session.finish()
+                if session.rank == 0:
+                    write_samples(samples, Path(assignment.output_dir))
+                return replace(outcome, metrics={**outcome.metrics, "pairs": float(len(pairs))})
+            if session.stop_requested():
+                return session.pause()
+
+            with session.phase("learn"), engine.unparked(assignment.parks):
+                batch = [pairs[i] for i in order[session.next_items()]][mine]
+                prompts = encode_prompts([pair.prompt for pair in batch], tokenizer, device)
+                # A pair's answers are neighbours, so that its prompt is computed once.
+                texts = [text for pair in batch for text in (pair.chosen, pair.rejected)]
+                answers = encode_answers(texts, tokenizer, device)
+                totals: dict[str, Tensor] = {}
+                lr = session.learning_rate()
+                for rows, real in micro_batches(len(prompts), engine.accumulation, device):
+                    some = prompts.select(rows)
+                    both = (rows[:, None] * 2 + torch.arange(2, device=device)).flatten()
+                    tokens, mask = answers.tokens[both], answers.mask[both]
+                    with torch.no_grad():
+                        logits = completion_logits(reference, some.tokens, tokens, some.padding)
+                        references = sequence_log_probs(token_log_probs(logits, tokens), mask)
+                    logits = completion_logits(engine, some.tokens, tokens, some.padding)
+                    ours = sequence_log_probs(token_log_probs(logits, tokens), mask)
+                    loss, stats = dpo_loss(
+                        ours[::2],
+                        ours[1::2],
+                        references[::2],
+                        references[1::2],
+                        beta=algorithm.beta,
+                        label_smoothing=algorithm.label_smoothing,
+                        pair_count=algorithm.batch_size,
+                    )
+                    loss = loss * real
+                    engine.backward(loss)
+                    engine.step(lr)
+                    # Shares of the global batch: they add up to its means here, and over the gang in `record`.
+                    share = session.world_size * real * len(rows) / algorithm.batch_size
+                    values = {"loss": loss.detach() * session.world_size}
+                    values |= {name: value * share for name, value in stats.items()}
+                    for name, value in values.items():
+                        totals[f"train/{name}"] = totals.get(f"train/{name}", torch.zeros((), device=device)) + value
+
+            session.record({**totals, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
+            read = sum(tokenizer.prompt_length(pair.prompt) for pair in batch)
+            session.complete_step(tokens=read + sum(map(tokenizer.answer_length, texts)))

@@ -1,0 +1,41 @@
+"""What a stage samples from the policy before it, once: drawn by the whole gang, and kept for whoever resumes."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from experiments.building import initial_model
+from experiments.gang import sum_over_processes
+from experiments.samples import FILE, Sample, draw_samples, read_samples, write_samples
+from experiments.stages.session import Session
+from orchestrator.schema.training import SamplingConfig
+
+
+def samples_of_parent(session: Session, parent: str, sampling: SamplingConfig) -> list[Sample]:
+    """Samples of the model at `parent` (a stage's output; "": what a first stage starts from) on the RL prompts.
+
+    Each process draws for its part of the prompts. They lie beside the checkpoints, so a resumed stage reads them.
+    Collective.
+    """
+    folder = Path(session.assignment.checkpoint_dir)
+    there = torch.tensor(int((folder / FILE).exists()), device=session.device)
+    if int(sum_over_processes(there)) < session.world_size:
+        problems = dict(enumerate(session.task.rl[: sampling.prompts or None]))
+        mine = {number: problems[number] for number in list(problems)[session.rank :: session.world_size]}
+        with session.phase("rollout"):
+            policy = initial_model(session.config, parent, session.device)
+            drawn = draw_samples(
+                policy, session.task, mine, session.tokenizer, session.device, sampling, session.config.seed
+            )
+        everybody: list[Any] = [drawn]
+        if session.world_size > 1:
+            everybody = [None] * session.world_size
+            dist.all_gather_object(everybody, drawn)
+        if session.rank == 0:
+            place = {problem.prompt: number for number, problem in problems.items()}
+            write_samples(sorted(chain(*everybody), key=lambda sample: place[sample.prompt]), folder)
+        dist.barrier()
+    return read_samples(folder)
