@@ -229,7 +229,7 @@ class _Run:
         return f"{line}; {len(others)} other studies are in this queue" if others else line
 
     def _report(self, study: Study) -> None:
-        trials, ledger = self._store.trials(study.study_id), self._store.allocations(study.study_id)
+        trials, ledger = self._store.trials(study.study_id), self._store.allocations_about(study.study_id)
         predictions = self._store.predictions(study.study_id)
         now = self._clock.now()
         sharing = pairs_for_report(self._home, study, now)

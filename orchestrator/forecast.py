@@ -20,6 +20,12 @@ from orchestrator.state.snapshots import expected_end_at
 _TOLERANCE = 1e-9
 
 
+def width_of(state: SchedulerState, request: Request) -> int:
+    """How many will train as the one program that is asked for: the stages that its trials are at."""
+    trials = (state.trials[trial_id] for trial_id in request.trial_ids)
+    return len({trial.variant.stages[trial.stage_index].key for trial in trials})
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """When a trial is expected to hold devices of its own for the first time from now on (None: it does already, or
@@ -32,7 +38,8 @@ class Expectation:
 def forecast(state: SchedulerState, ordered: Sequence[Request], at: float) -> dict[str, Expectation]:
     """What is expected of the trials that run or wait, by trial id; those of which nothing can be said are left out.
 
-    `ordered`: the queue in the order of service, without whoever is held back.
+    `ordered`: the queue in the order of service, without whoever is held back, those that will train as one program
+    joined (`fusion.Plan.requests`).
     """
     return _Run(state, at).expectations(ordered)
 
@@ -53,6 +60,7 @@ class _Run:
         self._running: list[tuple[float, int, str, tuple[int, ...], Demand]] = []
         self._queue: deque[str] = deque()
         self._waiters: dict[str, list[str]] = {}
+        self._width: dict[str, int] = {}
         self._position = {t.trial_id: t.stage_index for t in state.trials.values()}
         self._starts: dict[str, float] = {}
         self._ends: dict[str, float] = {}
@@ -71,6 +79,7 @@ class _Run:
                 self._push(max(self._at, end_at), record.stage.key, indexes, demand)
         for request in ordered:
             self._waiters[request.stage_key] = list(request.trial_ids)
+            self._width[request.stage_key] = width_of(self._state, request)
             self._queue.append(request.stage_key)
         now = self._at
         self._start_what_fits(now)
@@ -84,13 +93,16 @@ class _Run:
     def _start_what_fits(self, now: float) -> None:
         while self._queue:
             record = self._state.stages[self._queue[0]]
-            expected_s = self._state.durations.expected_s(record.stage, 1.0 - record.progress)
+            width = self._width.get(record.stage.key, 1)
+            expected_s = self._state.durations.expected_s(record.stage, 1.0 - record.progress, width)
             indexes = self._room_for(record.demand)
             if expected_s is None or indexes is None:
                 return
             self._queue.popleft()
             self._take(indexes, record.demand)
-            self._starts.setdefault(self._waiters[record.stage.key][0], now)
+            # Of a program of many everybody starts; of a stage that many wait for, whoever leads them.
+            for trial_id in self._waiters[record.stage.key][: None if width > 1 else 1]:
+                self._starts.setdefault(trial_id, now)
             self._push(now + expected_s, record.stage.key, indexes, record.demand)
 
     def _room_for(self, demand: Demand) -> tuple[int, ...] | None:

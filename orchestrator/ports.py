@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from orchestrator.events import Event, Launch, Record, RecordStudy, RecordTrial
 from orchestrator.schema import (
+    NO_CHARGE,
     Allocation,
+    Charge,
     Command,
     Device,
     Holder,
@@ -123,8 +125,9 @@ class Tracker(Protocol):
     def study_started(self, study: Study) -> None:
         """Open the study's run, or open it again: the study is new, was changed, or goes on after its end."""
 
-    def trial_changed(self, study: Study, trial: Trial) -> None:
-        """The trial's state changed; the first call opens its run, a terminal state ends it, a later one reopens it."""
+    def trial_changed(self, study: Study, trial: Trial, charge: Charge = NO_CHARGE) -> None:
+        """The trial's state changed; the first call opens its run, a terminal state ends it, a later one reopens it.
+        `charge`: for its part in stacks, up to then, told with a terminal state."""
 
     def points(self, study: Study, trial_id: str, points: Sequence[JournalEntry]) -> None:
         """Points of one trial's series, in order."""
@@ -199,6 +202,10 @@ class Store(LeaderStore, Protocol):
         """Give the lease back; nothing happens if it is of another term."""
 
     # --- anybody's ---------------------------------------------------------------------------------------------------
+
+    def allocations_about(self, study_id: str) -> list[Allocation]:
+        """The ledger's lines of a study, and those that held a part of the device of one of its stacks while that ran
+        (see `accounting.about`), by the time they were opened."""
 
     def submit(self, command: Command, study: RecordStudy | None = None, trials: Sequence[RecordTrial] = ()) -> int:
         """Queue a command, and the new study with its trials that it is about, in one transaction. Its id."""

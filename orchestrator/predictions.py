@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from orchestrator.events import Instruction, RecordPredictions
-from orchestrator.forecast import forecast
+from orchestrator.forecast import forecast, width_of
 from orchestrator.schema import Prediction, Request, Trial, TrialState
 from orchestrator.state import SchedulerState
 
@@ -37,6 +37,7 @@ class Predictions:
         expected = forecast(self._state, waiting, now)
         cost_s = time.perf_counter() - started
         self._due_at = now + max(FORECAST_EVERY_S, cost_s / FORECAST_PART)
+        widths = {trial_id: width_of(self._state, r) for r in waiting for trial_id in r.trial_ids}
         predictions = tuple(
             Prediction(
                 trial_id=trial_id,
@@ -48,11 +49,15 @@ class Predictions:
             for trial_id, expectation in expected.items()
             if trial_id not in self._predicted
             and expectation.start_at is not None
-            and self._is_known(self._state.trials[trial_id])
+            and self._is_known(self._state.trials[trial_id], widths.get(trial_id, 1))
         )
         self.know(prediction.trial_id for prediction in predictions)
         return [RecordPredictions(predictions=predictions)] if predictions else []
 
-    def _is_known(self, trial: Trial) -> bool:
-        stages_left = trial.variant.stages[trial.stage_index :]
-        return trial.state is TrialState.QUEUED and all(self._state.durations.knows(stage) for stage in stages_left)
+    def _is_known(self, trial: Trial, width: int) -> bool:
+        """`width`: of the program that its current stage will run in."""
+        first, *later = trial.variant.stages[trial.stage_index :]
+        durations = self._state.durations
+        return (
+            trial.state is TrialState.QUEUED and durations.knows(first, width) and all(map(durations.knows, later))
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from orchestrator.accounting import came_among
 from orchestrator.estimate import stage_demand
 from orchestrator.events import Instruction, LedgerRestored, NodeJoined, StudySubmitted
 from orchestrator.ports import LeaderStore, Store
@@ -108,15 +109,16 @@ def _with_its_inputs(trial: Trial, at_hand: Mapping[str, Outcome]) -> Trial:
 def _take_in_ledger(
     state: SchedulerState, store: LeaderStore, ledger: Sequence[Allocation], at: float
 ) -> list[Instruction]:
-    _learn(state, ledger, at)
-    _learn_from_the_past(state, store, ledger, at)
+    among = came_among(ledger)
+    _learn(state, ledger, at, among)
+    _learn_from_the_past(state, store, ledger, at, among)
     for record in list(state.queue.records()):
         state.correct(record)
     tenants = {study.study_id: study.tenant for study in store.studies()}
     return state.handle(LedgerRestored(at=at, ledger=tuple(ledger), tenants=tenants))
 
 
-def _learn(state: SchedulerState, ledger: Sequence[Allocation], at: float) -> None:
+def _learn(state: SchedulerState, ledger: Sequence[Allocation], at: float, among: Mapping[str, int]) -> None:
     """What stages took, and how far those that wait had come, or those that run when they were placed: of all that was
     done the part that their earlier lines held, since nobody wrote it down."""
     done = _done_fractions(state)
@@ -124,13 +126,15 @@ def _learn(state: SchedulerState, ledger: Sequence[Allocation], at: float) -> No
         record = state.stages[held[0].stage_key]
         spans_s = [_span_s(line, at) for line in held]
         total_s = sum(spans_s)
-        gained = _observe(state, record.stage, held, done.get(run, 0.0), at)
+        gained = _observe(state, record.stage, held, done.get(run, 0.0), at, among)
         if gained > 0.0 and total_s > 0.0 and record.waiters:
             earlier_s = total_s if held[-1].closed_at is not None else total_s - spans_s[-1]
             record.progress = max(record.progress, _warm(record.stage) + gained * earlier_s / total_s)
 
 
-def _learn_from_the_past(state: SchedulerState, store: LeaderStore, ledger: Sequence[Allocation], at: float) -> None:
+def _learn_from_the_past(
+    state: SchedulerState, store: LeaderStore, ledger: Sequence[Allocation], at: float, among: Mapping[str, int]
+) -> None:
     """What the latest runs of studies that are over took. Each costs a look into the store, so they are few."""
     runs = _runs_of(line for line in ledger if line.study_id not in state.studies and line.closed_at is not None)
     latest = sorted(runs.items(), key=lambda run: -run[1][-1].opened_at)[:PAST_RUNS]
@@ -143,21 +147,27 @@ def _learn_from_the_past(state: SchedulerState, store: LeaderStore, ledger: Sequ
         stage = known.get(stage_key)  # a trial that was extended has other stages by now
         if stage is not None and stage_key in outcomes:
             steps = outcomes[stage_key].metrics.get("steps", float(stage.budget_steps))
-            _observe(state, stage, held, min(1.0, steps / stage.budget_steps), at)
+            _observe(state, stage, held, min(1.0, steps / stage.budget_steps), at, among)
 
 
-def _observe(state: SchedulerState, stage: Stage, held: Sequence[Allocation], done: float, at: float) -> float:
-    """Learn from the lines of one run of a stage, `done` (0 to 1) of which is done by now. The part that they did."""
+def _observe(
+    state: SchedulerState, stage: Stage, held: Sequence[Allocation], done: float, at: float, among: Mapping[str, int]
+) -> float:
+    """Learn from the lines of one run of a stage, `done` (0 to 1) of which is done by now. The part that they did.
+    `among`: how many a member's stack had when it came, by bundle id."""
     gained = max(0.0, done - _warm(stage))
     last = held[-1]
     total_s = sum(_span_s(line, at) for line in held)
-    state.durations.observe(last.bundle_id, stage, gained * stage.budget_steps, total_s)
+    state.durations.observe(
+        last.bundle_id, stage, gained * stage.budget_steps, total_s, among.get(last.bundle_id, 1)
+    )  # fmt: skip
     for line in held:
         # More than it was given is for `_learn_excess`, or was not measured well: see `state.demands.complete`.
         devices, peak = len(line.device_ids), min(line.peak_memory_bytes, line.memory_bytes or line.peak_memory_bytes)
         study = state.studies.get(line.study_id)
         on_cpu = study is None or study.device_kind is DeviceKind.CPU
-        state.memory.observe(line.bundle_id, stage, devices, peak, peak * devices if on_cpu else 0)
+        if not line.stack_id:  # what a member takes says nothing of a run alone
+            state.memory.observe(line.bundle_id, stage, devices, peak, peak * devices if on_cpu else 0)
         state.utilisation.observe(line.bundle_id, stage, line.utilisation)
     record = state.stages.get(stage.key)
     if record is not None and record.state is not StageState.COMPLETED:

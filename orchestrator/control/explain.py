@@ -83,7 +83,7 @@ def _over(seen: Outlook, trial: Trial) -> Iterator[str]:
     ended = f" {when(trial.ended_at, seen.at)}" if trial.ended_at is not None else ""
     yield (
         f"It is over: {trial.state}{ended}, with results for {100 * trial.budget_fraction:.0f} % of its budget, for "
-        f"{trial.gpu_seconds:.1f} device-seconds; it had to make room {trial.preemptions} times."
+        f"{seen.gpu_seconds(trial):.1f} device-seconds; it had to make room {trial.preemptions} times."
     )
     if "accuracy" in trial.metrics:
         yield f"Its accuracy on held-out test problems is {100 * trial.metrics['accuracy']:.1f} %."

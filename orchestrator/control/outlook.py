@@ -3,16 +3,17 @@
 Nobody but the leader decides anything; this restores what it would see, and what it would do next.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.accounting import charged, charges, seats
 from orchestrator.forecast import Expectation, forecast
 from orchestrator.loop import Policies
 from orchestrator.ordering import fifo
 from orchestrator.packing import BestFit
 from orchestrator.ports import Store
 from orchestrator.recovery import view
-from orchestrator.schema import Lease, Request, StageState, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Charge, Lease, Request, StageState, Trial, TrialState
 from orchestrator.service.leadership import is_gone
 from orchestrator.service.rooms import build_policies
 from orchestrator.service.sharing_file import NOTHING_MEASURED, Sharing
@@ -53,6 +54,7 @@ class Outlook:
     expected: dict[str, Expectation]
     sharing: Sharing = NOTHING_MEASURED
     reasons: dict[tuple[object, ...], str] = field(default_factory=dict)
+    charges: dict[str, Mapping[str, Charge]] = field(default_factory=dict)
 
     def stage_of(self, trial: Trial) -> StageRecord | None:
         """The stage that the trial waits for, runs, or would go on with; None once all are done."""
@@ -78,6 +80,13 @@ class Outlook:
             return "the service to take the study in"
         unknown = "" if trial.trial_id in self.expected else f"; {self._why_unknown(record)}"
         return f"{self._waits_for(trial, record)}{unknown}"
+
+    def gpu_seconds(self, trial: Trial) -> float:
+        """What the trial is charged, its part of vacated seats included [device-seconds]."""
+        if trial.study_id not in self.charges:
+            lines = self.state.allocations_about(trial.study_id)
+            self.charges[trial.study_id] = charges(lines, seats(lines, self.at), self.at)
+        return charged(trial, self.charges[trial.study_id].get(trial.trial_id, NO_CHARGE)).gpu_seconds
 
     def _waits_for(self, trial: Trial, record: StageRecord) -> str:
         """Asked once per kind of request: thousands of trials wait for the same."""
@@ -109,6 +118,8 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = (), sharing: S
     admitted = list(served_next)
     behind = [request for request in snapshot.queue if request.stage_key in held_back]
     order = [*admitted, *behind]
+    fusion = policies.fusion
+    joined = admitted if fusion is None else fusion.join(snapshot.room, state.widths, admitted).requests
     return Outlook(
         at=at,
         lease=lease,
@@ -120,7 +131,7 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = (), sharing: S
         held_back=held_back,
         service_order=order,
         positions={request.stage_key: place for place, request in enumerate(order, start=1)},
-        expected=forecast(state, admitted, at) if served else {},
+        expected=forecast(state, joined, at) if served else {},
         sharing=sharing,
     )
 

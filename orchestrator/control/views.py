@@ -6,6 +6,7 @@ Times are seconds since the epoch, fractions 0 to 1; null is what nobody can say
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.accounting import own_and_beside
 from orchestrator.control.explain import explanation
 from orchestrator.control.logs import log_chunk
 from orchestrator.control.outlook import Outlook, is_served, outlook
@@ -58,7 +59,7 @@ def report_document(store: Store, study: Study, at: float, pairs: Sequence[Docum
     """See `report.document`; `pairs` is its `sharing`."""
     study_id = study.study_id
     predictions = store.predictions(study_id)
-    return build_report(study, store.trials(study_id), store.allocations(study_id), at, predictions, pairs)
+    return build_report(study, store.trials(study_id), store.allocations_about(study_id), at, predictions, pairs)
 
 
 def _chosen(store: Store, target: str) -> tuple[list[str], str]:
@@ -152,7 +153,8 @@ def _heading(study: Study, counts: Mapping[str, int]) -> Document:
 
 def _study(seen: Outlook, study: Study) -> Document:
     trials = seen.state.study_trials(study.study_id)
-    numbers = throughput(trials, seen.state.allocations(study.study_id), seen.at)
+    own, beside = own_and_beside(study.study_id, seen.state.allocations_about(study.study_id))
+    numbers = throughput(trials, own, seen.at, beside)
     best = [{"algorithm": b.algorithm, "accuracy": b.accuracy, "trial_number": b.trial_number} for b in best_of(trials)]
     return {
         **_heading(study, _counts(trials)),
@@ -178,7 +180,7 @@ def _trial(seen: Outlook, trial: Trial) -> Document:
         "why": seen.why(trial),
         "expected_start_at": expected.start_at if expected else None,
         "expected_end_at": expected.end_at if expected else None,
-        "gpu_seconds": trial.gpu_seconds,
+        "gpu_seconds": seen.gpu_seconds(trial),
         "preemptions": trial.preemptions,
         "error": trial.error,
     }

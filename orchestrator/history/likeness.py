@@ -21,11 +21,13 @@ _KEPT = 100_000
 
 @dataclass(frozen=True)
 class Likeness:
-    """What a stage is compared by: `key` and `shape` are equal for the same one and for stages of one shape."""
+    """What a stage is compared by: `key` and `shape` are equal for the same one and for stages of one shape, run among
+    as many. `width`: how many train as one program, itself included."""
 
     key: Hashable
     shape: Hashable
     stage: Stage
+    width: int = 1
 
     @cached_property
     def features(self) -> Mapping[str, float | str]:
@@ -34,8 +36,9 @@ class Likeness:
 
     def distance(self, other: "Likeness") -> float:
         """Sum over fields: of a number how often it doubles from one to the other, of a word or a field that one of
-        them lacks 1; `OTHER_ALGORITHM` if they run another one. 0 for stages of one shape."""
+        them lacks 1; `OTHER_ALGORITHM` if they run another one. The width is a number. 0 for stages of one shape."""
         total = 0.0 if _algorithm(self.stage) == _algorithm(other.stage) else OTHER_ALGORITHM
+        total += abs(math.log2(self.width / other.width))
         mine, theirs = self.features, other.features
         for name in mine.keys() | theirs.keys():
             a, b = mine.get(name), theirs.get(name)
@@ -50,19 +53,19 @@ class Likenesses:
     """Those of stages, worked out once each; the thousands of stages of a sweep share a few shapes."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, Hashable], Likeness] = {}
+        self._made: dict[tuple[str, Hashable, int], Likeness] = {}
         # By the config object, which is kept so that its id stays its own.
         self._shapes: dict[tuple[int, str, str], tuple[Mapping[str, Any], int]] = {}
 
-    def of(self, stage: Stage, context: Hashable = None) -> Likeness:
-        """`context` is whatever else must be equal for a stage, or a shape, to count as the same."""
-        made = self._made.get((stage.key, context))
+    def of(self, stage: Stage, context: Hashable = None, width: int = 1) -> Likeness:
+        """`context` is whatever else must be equal for a stage, or a shape, to count as the same, beside the width."""
+        made = self._made.get((stage.key, context, width))
         if made is None:
             if len(self._made) >= _KEPT:  # they are cheap to make again, and a million trials would fill the memory
                 self._made.clear()
                 self._shapes.clear()
-            made = Likeness(key=(stage.key, context), shape=(self._shape(stage), context), stage=stage)
-            self._made[stage.key, context] = made
+            key, shape = (stage.key, context, width), (self._shape(stage), context, width)
+            made = self._made[key] = Likeness(key=key, shape=shape, stage=stage, width=width)
         return made
 
     def _shape(self, stage: Stage) -> int:

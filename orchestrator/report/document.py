@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.accounting import charged, charges, own_and_beside, seats
 from orchestrator.redaction import redacted_override
 from orchestrator.report.estimates import estimate_errors
 from orchestrator.report.eta import eta_errors
 from orchestrator.report.regret import pruning_regret
 from orchestrator.report.searched import search_entry
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
-from orchestrator.schema import Allocation, Prediction, Study, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Allocation, Charge, Prediction, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS, throughput
 
 Document = Mapping[str, Any]
@@ -27,13 +28,17 @@ def build_report(
     predictions: Sequence[Prediction] = (),
     sharing: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The document of a study as it stands at `now` [seconds since the epoch], running, paused or ended. `predictions`
-    are the first that were made of its trials, `sharing` what was measured of work that shares a device (see README).
+    """The document of a study as it stands at `now` [seconds since the epoch], running, paused or ended. `allocations`
+    are the lines that are about it (`accounting.about`), `predictions` the first that were made of its trials,
+    `sharing` what was measured of work that shares a device (see README).
 
     Values that JSON can't express (NaN, infinities) become null. Deterministic: equal arguments give equal documents.
     """
-    ordered = sorted(trials, key=lambda trial: trial.number)
     end = study.ended_at if study.ended_at is not None else now
+    own, beside = own_and_beside(study.study_id, allocations)
+    of_trial = charges(allocations, seats(allocations, end), end)
+    in_seats = sorted(trials, key=lambda trial: trial.number)
+    ordered = [charged(trial, of_trial.get(trial.trial_id, NO_CHARGE)) for trial in in_seats]
     document = {
         "study": {
             "id": study.study_id,
@@ -48,14 +53,14 @@ def build_report(
             "seconds": end - study.submitted_at,
             "trials_by_state": {str(state): sum(t.state is state for t in ordered) for state in TrialState},
         },
-        "trials": [_trial(trial, end) for trial in ordered],
+        "trials": [_trial(trial, of_trial.get(trial.trial_id, NO_CHARGE), end) for trial in ordered],
         "settings": [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)],
-        "throughput": throughput(ordered, allocations, end),
+        "throughput": throughput(ordered, own, end, beside),
         "throughput_explained": dict(EXPLANATIONS),
-        "eta": eta_errors(ordered, allocations, predictions),
-        "estimates": estimate_errors(ordered, allocations),
+        "eta": eta_errors(ordered, own, predictions),
+        "estimates": estimate_errors(ordered, own),
         "sharing": list(sharing),
-        "pruning_regret": pruning_regret(ordered),
+        "pruning_regret": pruning_regret(in_seats),
         "search": search_entry(study, ordered),
         "verdict": verdict_of(ordered),
     }
@@ -63,7 +68,7 @@ def build_report(
     return clean
 
 
-def _trial(trial: Trial, end: float) -> dict[str, Any]:
+def _trial(trial: Trial, charge: Charge, end: float) -> dict[str, Any]:
     """`seconds`: from the start of its own first stage to its end; null before that."""
     ended = trial.ended_at if trial.ended_at is not None else end
     return {
@@ -75,6 +80,10 @@ def _trial(trial: Trial, end: float) -> dict[str, Any]:
         "overrides": [redacted_override(text) for text in trial.variant.overrides],
         "metrics": dict(trial.metrics),
         "gpu_seconds": trial.gpu_seconds,
+        "gpu_seconds_fused": charge.fused_s,
+        "gpu_seconds_vacated": charge.vacated_s,
+        "stack_ids": list(charge.stack_ids),
+        "stack_width": charge.width,
         "seconds": None if trial.started_at is None else ended - trial.started_at,
         "budget_fraction": trial.budget_fraction,
         "reused_stages": list(trial.reused_stages),

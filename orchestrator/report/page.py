@@ -10,6 +10,7 @@ from orchestrator.report import table
 from orchestrator.report.document import Document
 from orchestrator.report.grid import Grid
 from orchestrator.report.regret import regret_lines
+from orchestrator.report.searched import search_line
 from orchestrator.report.sharing import sharing_grid
 
 COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
@@ -63,6 +64,7 @@ def html_page(document: Document) -> str:
         *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
         *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document) + table.estimate_lines(document)),
         *_early_stopping(document),
+        *_search(document),
         *errors,
     ]
     title = escape(study["name"])
@@ -81,6 +83,21 @@ def _verdict(document: Document) -> str:
 def _early_stopping(document: Document) -> list[str]:
     lines = regret_lines(document.get("pruning_regret"))
     return ["<h2>Early stopping</h2>", *(f'<p class="note">{escape(line)}</p>' for line in lines)] if lines else []
+
+
+def _search(document: Document) -> list[str]:
+    """What the search asked, what it found by now, and what that goes by."""
+    search = document.get("search")
+    if not search:
+        return []
+    points = ", ".join(f"{count} {state}" for state, count in search["points"].items() if count)
+    lines = [
+        f"{search_line(search)}.",
+        f"Points: {points or 'none yet'}.",
+        f"Its aim: to {search['direction']} {search['metric']}, a mean over a point's seeds.",
+        f"Drawn, with seed {search['seed']}, from: {' '.join(search['space'])}",
+    ]
+    return ["<h2>Search</h2>", *(f'<p class="note">{escape(line)}</p>' for line in lines)]
 
 
 def _figures(document: Document) -> str:

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.accounting import own_and_beside
 from orchestrator.forecast import Expectation, forecast
+from orchestrator.fusion import Fusion
 from orchestrator.report.live import Best, DeviceUse, Progress, Resident
 from orchestrator.report.searched import search_entry, search_line
-from orchestrator.schema import DeviceKind, Trial, TrialState
+from orchestrator.schema import DeviceKind, Request, Trial, TrialState
+from orchestrator.snapshot import Snapshot
 from orchestrator.state import SchedulerState
 from orchestrator.state.snapshots import pending_reason
 from orchestrator.throughput import throughput
@@ -16,8 +19,10 @@ def progress_of(state: SchedulerState, study_id: str, now: float) -> Progress:
     """What the view shows of a study at `now` [s since the epoch]. The queue is taken in order of arrival."""
     study = state.studies[study_id]
     trials = state.study_trials(study_id)
-    queue = state.snapshot(now).queue
-    end_at = now if state.finished(study_id) else end_of(trials, forecast(state, queue, now))
+    snapshot = state.snapshot(now)
+    queue = snapshot.queue
+    end_at = now if state.finished(study_id) else end_of(trials, forecast(state, _joined(state, snapshot), now))
+    own, beside = own_and_beside(study_id, state.allocations_about(study_id))
     others = sum(request.study_id != study_id for request in queue)
     return Progress(
         at=now,
@@ -26,13 +31,19 @@ def progress_of(state: SchedulerState, study_id: str, now: float) -> Progress:
         counts=dict(state.counts[study_id]),
         devices=_devices(state),
         best=best_of(trials),
-        experiments_per_gpu_hour=throughput(trials, state.allocations(study_id), now)["experiments_per_gpu_hour"],
+        experiments_per_gpu_hour=throughput(trials, own, now, beside)["experiments_per_gpu_hour"],
         eta_s=None if end_at is None else max(0.0, end_at - now),
         device_kind=device_kind(study.device_kind),
         message="; ".join(
             part for part in (_searched(search_entry(study, trials)), _waits(trials, state), _others(others)) if part
         ),
     )
+
+
+def _joined(state: SchedulerState, snapshot: Snapshot) -> Sequence[Request]:
+    """The queue with those joined that will train as one program, as wide as such programs are tried by default."""
+    waiting = tuple(snapshot.queue)
+    return Fusion().join(snapshot.room, state.widths, waiting).requests if state.fuses else waiting
 
 
 def progress_in(status: Mapping[str, Any], study_id: str, now: float) -> Progress:

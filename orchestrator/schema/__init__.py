@@ -15,8 +15,10 @@ from orchestrator.schema.experiment import (
 )
 from orchestrator.schema.resources import (
     CUDA_CONTEXT_BYTES,
+    NO_CHARGE,
     Allocation,
     Capacity,
+    Charge,
     Demand,
     Device,
     DeviceKind,
@@ -43,9 +45,11 @@ from orchestrator.schema.workload import Trace, TraceStage, TraceTrial
 
 __all__ = [
     "CUDA_CONTEXT_BYTES",
+    "NO_CHARGE",
     "Allocation",
     "Assignment",
     "Capacity",
+    "Charge",
     "Command",
     "CommandKind",
     "Demand",

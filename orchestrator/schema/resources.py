@@ -211,3 +211,20 @@ class TenantUse:
     tenant: Tenant
     held: Capacity
     used: Capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a trial is charged beside its own seats, and for which stacks.
+
+    `vacated_s` of the seats that others left, `fused_s` in stacks in all, vacated included [device-seconds]; the
+    `stack_ids` in the order in which it came to them, and the most members that one of them had.
+    """
+
+    vacated_s: float = 0.0
+    fused_s: float = 0.0
+    stack_ids: tuple[str, ...] = ()
+    width: int = 0
+
+
+NO_CHARGE = Charge()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.accounting import own_and_beside
 from orchestrator.events import StudyFinished
 from orchestrator.home import Home
 from orchestrator.report.document import build_report
@@ -20,11 +21,12 @@ def finish_study(
     allocations: Sequence[Allocation],
     predictions: Sequence[Prediction],
 ) -> StudyFinished:
-    """Write the report's files; its numbers and their paths."""
+    """Write the report's files; its numbers and their paths. `allocations`: see `report.document.build_report`."""
     ended_at = study.ended_at if study.ended_at is not None else study.submitted_at
     sharing = read_sharing(home, ended_at).pairs
     document = build_report(study, trials, allocations, ended_at, predictions, sharing)
     files = write_report_files(document, home.report_folder(study.study_id))
-    metrics = throughput(trials, allocations, ended_at) | estimate_metrics(document["estimates"])
+    own, beside = own_and_beside(study.study_id, allocations)
+    metrics = throughput(trials, own, ended_at, beside) | estimate_metrics(document["estimates"])
     metrics |= regret_metrics(document["pruning_regret"])
     return StudyFinished(metrics=metrics, artifacts=tuple(str(path) for path in files))

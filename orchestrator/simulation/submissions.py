@@ -29,18 +29,18 @@ class TracedStage(Stage):
 class KnownDurations(Durations):
     """What a stage of a trace will take is read off the trace."""
 
-    def observe(self, bundle_id: str, stage: Stage, steps: float, held_s: float) -> None:
+    def observe(self, bundle_id: str, stage: Stage, steps: float, held_s: float, width: int = 1) -> None:
         """Nothing is left to learn."""
 
-    def expected_s(self, stage: Stage, left: float = 1.0) -> float | None:
+    def expected_s(self, stage: Stage, left: float = 1.0, width: int = 1) -> float | None:
         return left * duration_of(stage)
 
-    def expected(self, stage: Stage, left: float = 1.0) -> Expected | None:
+    def expected(self, stage: Stage, left: float = 1.0, width: int = 1) -> Expected | None:
         total_s, steps = duration_of(stage), float(stage.budget_steps)
         rate, left_s = total_s / steps, left * total_s
         return Expected(value=left_s, low=left_s, high=left_s, runs=1, work=steps, rate=rate, basis="the trace")
 
-    def knows(self, stage: Stage) -> bool:
+    def knows(self, stage: Stage, width: int = 1) -> bool:
         return True
 
 

@@ -1,5 +1,6 @@
 """Bundles come and go: what happens on devices."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -32,6 +33,8 @@ def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
     """Placements become bundles: recorded, led by the first that waits, and launched."""
     records: list[Instruction] = []
     launches: list[Instruction] = []
+    coming = Counter(placement.stack_id for placement in event.placements)
+    there = {stack.stack_id: len(stack.members) for stack in core.stacks.all()}
     for placement, bundle_id in zip(event.placements, event.bundle_ids, strict=True):
         record = core.stages[placement.stage_key]
         if record.state is not StageState.ABSENT or not record.waiters:
@@ -46,6 +49,7 @@ def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
             devices=tuple(core.room.devices[device_id] for device_id in placement.device_ids),
             attempt=record.lost,
         )
+        width = coming[placement.stack_id] + there.get(placement.stack_id, 0) if placement.stack_id else 1
         allocation = Allocation(
             bundle_id=bundle_id,
             study_id=leader.study_id,
@@ -56,9 +60,9 @@ def place(core: MachineCore, event: PlacementsDecided) -> list[Instruction]:
             opened_at=event.at,
             memory_bytes=placement.memory_bytes + placement.away_bytes,
             stack_id=placement.stack_id,
-            **demands.estimates(core, record),
+            **demands.estimates(core, record, width),
         )
-        core.run(record, launch, allocation)
+        core.run(record, launch, allocation, width)
         records.append(RecordStage(stage=record.stage, state=record.state, outcome=record.outcome))
         records.append(core.lead(leader.trial_id, event.at))
         records.append(RecordAllocation(allocation=allocation))
@@ -192,14 +196,16 @@ def fail(core: MachineCore, bundle: Bundle, at: float, error: str) -> list[Instr
         trial = replace(core.trials[trial_id], state=TrialState.FAILED, ended_at=at, error=error)
         instructions.append(core.set(trial, at, why="failed"))
     # A later submission may try again: the failure may have been the machine's.
-    record.waiters, record.state, record.lost, record.raises, record.progress = [], StageState.ABSENT, 0, 0, 0.0
+    record.waiters, record.state, record.progress = [], StageState.ABSENT, 0.0
+    record.lost, record.suspect, record.raises = 0, False, 0
     return instructions
 
 
-def lose_worker(core: MachineCore, bundle: Bundle, at: float, reason: str) -> list[Instruction]:
+def lose_worker(core: MachineCore, bundle: Bundle, at: float, reason: str, *, blameless: bool) -> list[Instruction]:
     """Another attempt, unless there were too many."""
     record = core.stages[bundle.launch.stage.key]
     record.lost += 1
+    record.suspect = record.suspect or not blameless
     if record.lost >= core.max_attempts:
         times = f"lost {record.lost} times, last: {reason} (cluster.max_attempts={core.max_attempts})"
         return fail(core, bundle, at, times)
@@ -236,7 +242,7 @@ def lose_node(core: MachineCore, event: NodeLost) -> list[Instruction]:
     instructions: list[Instruction] = []
     for bundle in list(core.bundles.values()):
         if gone & set(bundle.launch.placement.device_ids):
-            instructions += lose_worker(core, bundle, event.at, event.reason)
+            instructions += lose_worker(core, bundle, event.at, event.reason, blameless=True)
     core.room.leave(event.node_id)
     core.nodes_changed()
     return instructions

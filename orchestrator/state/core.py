@@ -120,20 +120,22 @@ class MachineCore:
         return demand
 
     def _fusion_key(self, record: StageRecord) -> str:
-        """Of a stage that may run in a stack. One that was lost with its worker runs alone: the fault may have been its
-        own, and nobody else shall suffer from it again."""
-        if not self.fuses or record.lost or record.demand.devices != 1:
+        """Of a stage that may run in a stack. One that was lost with its worker, but not with its node, runs alone: the
+        fault may have been its own, and nobody else shall suffer from it again."""
+        if not self.fuses or record.suspect or record.demand.devices != 1:
             return ""
         if record.fusion_key is None:
             record.fusion_key = fusion_digest(record.stage)
         return record.fusion_key
 
-    def run(self, record: StageRecord, launch: Launch, allocation: Allocation) -> None:
-        """The stage runs: it leaves the queue, and its bundle sits on its devices."""
+    def run(self, record: StageRecord, launch: Launch, allocation: Allocation, width: int = 1) -> None:
+        """The stage runs: it leaves the queue, and its bundle sits on its devices. `width`: see `Bundle`."""
         request = self.queue.request(record)
         self.queue.remove(record)
         record.state, record.bundle_id = StageState.RUNNING, launch.bundle_id
-        bundle = Bundle(launch=launch, allocation=allocation, request=request, saved_at=allocation.opened_at)
+        bundle = Bundle(
+            launch=launch, allocation=allocation, request=request, saved_at=allocation.opened_at, width=width
+        )
         self.bundles[launch.bundle_id] = bundle
         self.ledger.open(bundle)
         self.priorities[request.priority] += 1
@@ -146,7 +148,8 @@ class MachineCore:
     def observe(self, bundle: Bundle, record: StageRecord, at: float) -> None:
         """Learn from how far the bundle has come how long its stage takes."""
         steps = (bundle.progress - record.progress) * record.stage.budget_steps
-        self.durations.observe(bundle.launch.bundle_id, record.stage, steps, at - bundle.allocation.opened_at)
+        held_s = at - bundle.allocation.opened_at
+        self.durations.observe(bundle.launch.bundle_id, record.stage, steps, held_s, bundle.width)
 
     def correct(self, record: StageRecord) -> None:
         """A stage that doesn't run asks for what its likes were measured to take; not if a person has stated it, not

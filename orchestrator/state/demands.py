@@ -13,6 +13,7 @@ from orchestrator.state.core import MachineCore
 from orchestrator.state.records import Bundle, StageRecord
 
 FIRST_PRINCIPLES, STATED, MEASURED, RAISED = "first principles", "stated", "measured", "raised"
+EACH_AS_ALONE, MEASURED_STACK = " alone, for each member of a stack", "measured stacks"
 
 
 def source(core: MachineCore, record: StageRecord) -> str:
@@ -24,14 +25,25 @@ def source(core: MachineCore, record: StageRecord) -> str:
     return FIRST_PRINCIPLES if core.memory.peak(record.stage, record.demand.devices) is None else MEASURED
 
 
-def estimates(core: MachineCore, record: StageRecord) -> dict[str, Any]:
-    """What is expected of a run of the stage, as the fields of its line of the ledger."""
+def estimates(core: MachineCore, record: StageRecord, width: int = 1) -> dict[str, Any]:
+    """What is expected of a run of the stage in a program of `width` members, as the fields of its line of the ledger.
+
+    A member's peak is its part of what its program took, so it is held against its part of what the program was thought
+    to take: as stacks were measured, else as if each took what it takes alone.
+    """
     left = 1.0 - record.progress
-    expected = core.durations.expected(record.stage, left)
+    memory_bytes, estimated_from = record.demand.memory_bytes, source(core, record)
+    if width > 1:
+        measured = core.widths.memory_bytes(core.queue.request(record).fusion_key, width)
+        if measured is None:
+            estimated_from += EACH_AS_ALONE
+        else:
+            memory_bytes, estimated_from = min(memory_bytes, measured // width), MEASURED_STACK
+    expected = core.durations.expected(record.stage, left, width)
     return {
-        "estimated_memory_bytes": record.demand.memory_bytes,
-        "estimated_from": source(core, record),
-        "expected_s": core.durations.expected_s(record.stage, left),
+        "estimated_memory_bytes": memory_bytes,
+        "estimated_from": estimated_from,
+        "expected_s": core.durations.expected_s(record.stage, left, width),
         "expected_low_s": None if expected is None else expected.low,
         "expected_high_s": None if expected is None else expected.high,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 
+from orchestrator.accounting import about
 from orchestrator.schema import Allocation
 from orchestrator.state.records import Bundle
 
@@ -41,6 +42,15 @@ class Ledger:
         """The lines of what ran, or runs, for the study; closed ones first."""
         closed = [line for line in self.concerning(study_id) if line.study_id == study_id]
         return closed + [bundle.allocation for bundle in self._open.get(study_id, {}).values()]
+
+    def about(self, study_id: str) -> list[Allocation]:
+        """The lines of what ran, or runs, for the study, and those that held a part of the device of one of its stacks
+        while that ran, as far as their studies are known (see `accounting.about`); closed ones first."""
+        own = self.of(study_id)
+        if not any(line.stack_id for line in own):
+            return own
+        running = [bundle.allocation for bundles in self._open.values() for bundle in bundles.values()]
+        return about(study_id, [*self, *running])
 
     def forget(self, study_id: str) -> None:
         """Nobody asks for the study's closed lines any more."""

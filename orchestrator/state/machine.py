@@ -100,7 +100,7 @@ class SchedulerState(MachineCore):
             case StageRaised():
                 return bundles.fail(self, bundle, event.at, event.error)
             case WorkerLost():
-                return bundles.lose_worker(self, bundle, event.at, event.reason)
+                return bundles.lose_worker(self, bundle, event.at, event.reason, blameless=event.blameless)
             case BundleStopped():
                 return bundles.stopped(self, bundle, event)
 
@@ -129,6 +129,10 @@ class SchedulerState(MachineCore):
     def allocations(self, study_id: str) -> list[Allocation]:
         """The study's lines of the ledger, closed ones first."""
         return self.ledger.of(study_id)
+
+    def allocations_about(self, study_id: str) -> list[Allocation]:
+        """Those, and the lines of others that say what its stacks left; closed ones first."""
+        return self.ledger.about(study_id)
 
     def finished(self, study_id: str) -> bool:
         """Whether every trial of the study is over."""

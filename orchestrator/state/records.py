@@ -10,11 +10,11 @@ from orchestrator.schema import Allocation, Demand, Outcome, Request, Stage, Sta
 class StageRecord:
     """A stage output, and who waits for it.
 
-    `progress` is what a new run would start from (0 to 1), `lost` how many runs were lost with their worker,
-    `raises` how many were ended for their memory and got more. `needed` counts the known trials that have the stage in
-    their variant. While it waits, `place` is its place in the queue and
-    `request` caches what it asks for; `arrived` is whether it ever waited, `stated` whether a person said
-    how much memory it takes. `fusion_key` is None until somebody has asked for it.
+    `progress` is what a new run would start from (0 to 1), `lost` how many runs were lost with their worker, `suspect`
+    whether one of them may have been its own fault, `raises` how many were ended for their memory and got more.
+    `needed` counts the known trials that have the stage in their variant. While it waits, `place` is its place in the
+    queue and `request` caches what it asks for; `arrived` is whether it ever waited, `stated` whether a person said how
+    much memory it takes. `fusion_key` is None until somebody has asked for it.
     """
 
     stage: Stage
@@ -24,6 +24,7 @@ class StageRecord:
     outcome: Outcome = field(default_factory=Outcome)
     waiters: list[str] = field(default_factory=list)
     lost: int = 0
+    suspect: bool = False
     raises: int = 0
     progress: float = 0.0
     bundle_id: str = ""
@@ -38,7 +39,8 @@ class StageRecord:
 @dataclass(slots=True)
 class Bundle:
     """A launched program and what is known of it. `progress` is the fraction of its stage's budget, of which
-    `saved_progress` has been safe since `saved_at`. `paced_from`: a step, and when it was reported [s]."""
+    `saved_progress` has been safe since `saved_at`. `paced_from`: a step, and when it was reported [s]. `width`: how
+    many its program had when it came, itself and those that came at once included."""
 
     launch: Launch
     allocation: Allocation
@@ -50,6 +52,7 @@ class Bundle:
     stop_reason: str = ""
     preempted: bool = False
     paced_from: tuple[int, float] | None = None
+    width: int = 1
 
 
 def past_stage(trial: Trial, record: StageRecord, at: float, *, reused: bool, gpu_seconds: float = 0.0) -> Trial:

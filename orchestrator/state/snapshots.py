@@ -49,7 +49,7 @@ def _resident(bundle: Bundle, state: "SchedulerState", at: float) -> Resident:
 
 def expected_end_at(bundle: Bundle, record: StageRecord, durations: Durations) -> float | None:
     """When a bundle will be done [s since the epoch]: what it was expected to take in all, from when it was placed."""
-    expected = durations.expected_s(record.stage, 1.0 - record.progress)
+    expected = durations.expected_s(record.stage, 1.0 - record.progress, bundle.width)
     return None if expected is None else bundle.allocation.opened_at + expected
 
 

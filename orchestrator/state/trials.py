@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from orchestrator.accounting import came_among
 from orchestrator.estimate import stated_memory_bytes
 from orchestrator.events import (
     HaltRequested,
@@ -52,11 +53,13 @@ def _run_anew(core: MachineCore, event: StudySubmitted) -> None:
     for key in {stage.key for trial in event.trials for stage in trial.variant.stages} - set(event.available_stages):
         record = core.stages.get(key)
         if record is not None and record.state is StageState.COMPLETED:
-            record.state, record.progress, record.lost, record.raises = StageState.ABSENT, 0.0, 0, 0
+            record.state, record.progress = StageState.ABSENT, 0.0
+            record.lost, record.suspect, record.raises = 0, False, 0
 
 
 def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction]:
     """Closed lines count as use, and as the ledger of the studies that are known; open ones are running bundles."""
+    among = came_among(event.ledger)
     for allocation in event.ledger:
         if allocation.closed_at is not None:
             tenant = event.tenants.get(allocation.study_id, "default")
@@ -67,7 +70,7 @@ def restore_ledger(core: MachineCore, event: LedgerRestored) -> list[Instruction
             if allocation.study_id in core.studies:
                 core.keep_line(allocation)
         elif allocation.stage_key in core.stages:
-            _take_over(core, allocation)
+            _take_over(core, allocation, among.get(allocation.bundle_id, 1))
     return []
 
 
@@ -125,7 +128,7 @@ def _need_no_more(core: MachineCore, trial: Trial) -> None:
             del core.stages[stage.key]
 
 
-def _take_over(core: MachineCore, allocation: Allocation) -> None:
+def _take_over(core: MachineCore, allocation: Allocation, width: int) -> None:
     """An open line of the ledger is a bundle that runs, led by the trial that is running."""
     record = core.stages[allocation.stage_key]
     leader = next(t for t in record.waiters if core.trials[t].state is TrialState.RUNNING)
@@ -148,7 +151,7 @@ def _take_over(core: MachineCore, allocation: Allocation) -> None:
         devices=tuple(known[device_id] for device_id in allocation.device_ids if device_id in known),
         attempt=record.lost,
     )
-    core.run(record, launch, allocation)
+    core.run(record, launch, allocation, width)
     core.bundles[allocation.bundle_id].progress = core.trials[leader].progress
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.accounting import about
 from orchestrator.events import Record, RecordAllocation, RecordAnswer, RecordMeasured, RecordStudy, RecordTrial
 from orchestrator.ports import LeaseLost, TransitionRefused
 from orchestrator.schema import (
@@ -46,6 +47,9 @@ from orchestrator.store.rows import (
     trial_of,
 )
 from orchestrator.store.writing import Misfit, add_missing, batch_of, document_rows, write
+
+# After any time [s since the epoch].
+_NEVER = 1e18
 
 
 class DatabaseStore:
@@ -227,6 +231,20 @@ class DatabaseStore:
         query = select(tables.allocations).order_by(c.opened_at, c.bundle_id)
         found = self._all(query if study_id is None else query.where(c.study_id == study_id))
         return [allocation_of(row) for row in found]
+
+    def allocations_about(self, study_id: str) -> list[Allocation]:
+        c, of_stacks = tables.allocations.c, tables.allocations.alias().c
+        own = tables.allocations.alias().c
+        stack_ids = select(own.stack_id).where(own.study_id == study_id, own.stack_id != "")
+        # Of devices the database can't ask: it leaves out what came before the first stack or after the last.
+        began, ended = (
+            select(edge).where(of_stacks.stack_id.in_(stack_ids)).scalar_subquery()
+            for edge in (func.min(of_stacks.opened_at), func.max(func.coalesce(of_stacks.closed_at, _NEVER)))
+        )
+        meanwhile = and_(c.opened_at < ended, func.coalesce(c.closed_at, _NEVER) > began)
+        query = select(tables.allocations).where(or_(c.study_id == study_id, meanwhile))
+        found = self._all(query.order_by(c.opened_at, c.bundle_id))
+        return about(study_id, (allocation_of(row) for row in found))
 
     def devices(self) -> list[Device]:
         c = tables.devices.c

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from orchestrator.accounting import about
 from orchestrator.events import (
     Record,
     RecordAllocation,
@@ -194,6 +195,9 @@ class MemoryStore:
         with self._lock:
             found = [line for line in self._allocations.values() if study_id is None or line.study_id == study_id]
         return sorted(found, key=lambda line: (line.opened_at, line.bundle_id))
+
+    def allocations_about(self, study_id: str) -> list[Allocation]:
+        return about(study_id, self.allocations())
 
     def devices(self) -> list[Device]:
         return sorted(self._devices, key=lambda device: (device.node_id, device.index))

@@ -17,12 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
+from orchestrator.accounting import Seat, charges, seats
 from orchestrator.ports import Store, StoreUnavailable, Tracker
 from orchestrator.redaction import redacted_text
-from orchestrator.schema import JournalEntry, JournalKind, Study, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Allocation, Charge, JournalEntry, JournalKind, Study, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -124,13 +126,13 @@ class Forwarder:
         return forwarded
 
     def _forward(self, entries: Sequence[JournalEntry]) -> None:
-        studies: dict[str, Study] = {}
+        studies: dict[str, _Told] = {}
         for write in batched(entries):
             if self._stop.is_set():
                 raise _Stopped
             self._tell_patiently(write, studies)
 
-    def _tell_patiently(self, write: Sequence[JournalEntry], studies: dict[str, Study]) -> None:
+    def _tell_patiently(self, write: Sequence[JournalEntry], studies: dict[str, "_Told"]) -> None:
         """Tell until it succeeds, is refused, or fails `max_attempts` times with the tracker there."""
         failures = 0
         backoff_s = self._first_backoff_s
@@ -152,7 +154,7 @@ class Forwarder:
             else:
                 return self._tracker_outage.over()
 
-    def _give_up(self, write: Sequence[JournalEntry], studies: dict[str, Study], error: Exception) -> None:
+    def _give_up(self, write: Sequence[JournalEntry], studies: dict[str, "_Told"], error: Exception) -> None:
         """Drop an entry; of many, find those that are at fault by telling them one by one."""
         if len(write) == 1:
             return self._drop(1, error)
@@ -160,11 +162,14 @@ class Forwarder:
             self._tell_patiently((entry,), studies)
         return None
 
-    def _call_for(self, write: Sequence[JournalEntry], studies: dict[str, Study]) -> Callable[[], None]:
+    def _call_for(self, write: Sequence[JournalEntry], studies: dict[str, "_Told"]) -> Callable[[], None]:
         """The tracker's call that `write` asks for. Raises _Unknown, StoreUnavailable."""
         entry = write[0]
         try:
-            study = studies.get(entry.study_id) or studies.setdefault(entry.study_id, self._store.study(entry.study_id))
+            if entry.study_id not in studies:
+                studies[entry.study_id] = _Told(self._store, self._store.study(entry.study_id))
+            told = studies[entry.study_id]
+            study = told.study
             trial = self._store.trial(entry.trial_id) if entry.kind is JournalKind.TRIAL else None
         except KeyError as error:
             raise _Unknown(f"the store has no study or trial {error} any more") from error
@@ -178,7 +183,8 @@ class Forwarder:
             case JournalKind.TRIAL:
                 assert trial is not None
                 changed = trial_as_of(entry, trial)
-                return lambda: self._tracker.trial_changed(study, changed)
+                charge = told.charge(trial.trial_id, entry.at) if changed.state.terminal else NO_CHARGE
+                return lambda: self._tracker.trial_changed(study, changed, charge)
             case JournalKind.POINT:
                 return lambda: self._tracker.points(study, entry.trial_id, write)
 
@@ -207,6 +213,37 @@ class Forwarder:
         # The first one, and then whenever their number has gained a digit.
         if len(str(self._dropped)) > said:
             logger.warning("tracking: %d records refused and dropped so far: %s", self._dropped, _first_line(error))
+
+
+class _Told:
+    """A study that some entries are about, and its ledger, read once for all of them: after they were, so that it has
+    the lines that were closed with them."""
+
+    def __init__(self, store: Store, study: Study) -> None:
+        self.study = study
+        self._store = store
+
+    def charge(self, trial_id: str, at: float) -> Charge:
+        """What the trial was charged for its part in stacks up to `at`: the same, whenever it is asked."""
+        lines = self._of_trial.get(trial_id, ())
+        return charges(lines, self._seats, at).get(trial_id, NO_CHARGE)
+
+    @cached_property
+    def _lines(self) -> list[Allocation]:
+        return self._store.allocations_about(self.study.study_id)
+
+    @cached_property
+    def _of_trial(self) -> dict[str, list[Allocation]]:
+        found: dict[str, list[Allocation]] = {}
+        for line in self._lines:
+            for trial_id in line.trial_ids if line.stack_id else ():
+                found.setdefault(trial_id, []).append(line)
+        return found
+
+    @cached_property
+    def _seats(self) -> dict[str, Seat]:
+        """Of seats that were left by now; what is open has no charge yet."""
+        return seats(self._lines, max((line.closed_at or line.opened_at for line in self._lines), default=0.0))
 
 
 class _Outage:

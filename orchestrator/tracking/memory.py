@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.schema import JournalEntry, Study, Trial
+from orchestrator.schema import NO_CHARGE, Charge, JournalEntry, Study, Trial
 from orchestrator.tracking import runs
 from orchestrator.tracking.runs import NoRun, RunStatus
 
@@ -76,18 +76,18 @@ class MemoryTracker:
         if study.ended_at is None:
             run.status, run.ended_at = RunStatus.RUNNING, None
 
-    def trial_changed(self, study: Study, trial: Trial) -> None:
+    def trial_changed(self, study: Study, trial: Trial, charge: Charge = NO_CHARGE) -> None:
         run = self.runs.get(trial.trial_id)
         if run is None:
             run = self.runs[trial.trial_id] = self._open(study, trial)
         run.name = runs.run_name(trial)
-        run.tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial)}
+        run.tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial, charge)}
         run.params = runs.flatten(trial.variant.config)
         run.artifacts[runs.CONFIG_FILE] = runs.config_yaml(trial.variant.config)
         run.status = runs.STATUS_OF[trial.state]
         run.ended_at = trial.ended_at if trial.state.terminal else None
         if trial.state.terminal:
-            run.add(runs.final_metrics(trial), runs.final_step(trial), trial.ended_at or trial.submitted_at)
+            run.add(runs.final_metrics(trial, charge), runs.final_step(trial), trial.ended_at or trial.submitted_at)
         if trial.error:
             run.artifacts[runs.ERROR_FILE] = runs.error_text(trial)
 

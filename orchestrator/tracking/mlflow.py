@@ -1,50 +1,48 @@
 """MLflow: one experiment per study, a parent run for the study, a child run per trial.
 
-The only file that imports mlflow, and it does so at the first record: the import takes 1.9 s, the creation of a
-database 2.6 s. Works on an embedded database (`sqlite:///...`, artifacts in a folder) and on an MLflow server
+Works on an embedded database (`sqlite:///...`, artifacts in a folder) and on an MLflow server
 (`http://...`, artifacts wherever the server keeps them). Every call can be repeated, by this process or by a later one:
 runs are found again by their tags, and a point that is there already is not there twice, since MLflow ignores a metric
 of the same key, step, time and value.
 """
 
 import logging
-import os
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.ports import TrackingUnavailable
 from orchestrator.redaction import redacted_text
-from orchestrator.schema import JournalEntry, Study, Trial
+from orchestrator.schema import NO_CHARGE, Charge, JournalEntry, Study, Trial
 from orchestrator.tracking import runs
+from orchestrator.tracking.mlflow_client import (
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAMS_PER_BATCH,
+    MAX_TAG_CHARS,
+    chunks,
+    metric_values,
+    milliseconds,
+    open_client,
+    param_of,
+    params_of,
+    run_tags,
+)
 from orchestrator.tracking.reachability import check_uri, find_experiment
 from orchestrator.tracking.runs import NoRun, RunStatus
 from orchestrator.tracking.views import experiment_tags, page_path
-from orchestrator.tracking.whole import make_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Run
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 CHECK_TIMEOUT_S: Final = 3.0
-
-# MLflow's own limits (mlflow/utils/validation.py); a longer tag or param would be refused with its whole batch. Servers
-# of version 2 take 5000 characters of a tag.
-MAX_PARAM_CHARS: Final = 6000
-MAX_TAG_CHARS: Final = 5000
-MAX_NAME_CHARS: Final = 250
-MAX_PARAMS_PER_BATCH: Final = 100
-MAX_METRICS_PER_BATCH: Final = 1000
 
 COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
 """Of the runs of an algorithm, in charts and lists; others get a colour of MLflow's own per run."""
@@ -52,7 +50,6 @@ COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
 CHANGED_PARAMS_TAG: Final = "changed params"
 """MLflow's params can't change; what an extension changed stands in this tag, and in `config.yaml`."""
 
-_NAME_FORBIDS: Final = re.compile(r"[^/\w.\- :]")
 _SOURCE_TAGS: Final = {"mlflow.source.name": "orchestrator", "mlflow.source.type": "JOB"}
 _PROBE_TAG: Final = "orchestrator.probed"
 _PROBE_BYTES: Final = 65536
@@ -108,19 +105,19 @@ class MlflowTracker:
         if study.ended_at is None:
             self._set_status(run, RunStatus.RUNNING)
 
-    def trial_changed(self, study: Study, trial: Trial) -> None:
+    def trial_changed(self, study: Study, trial: Trial, charge: Charge = NO_CHARGE) -> None:
         run = self._study(study).runs.get(trial.trial_id) or self._open_trial(study, trial)
         self._describe(run, trial.variant.key, trial.variant.config)
         self._set_name(run, runs.run_name(trial))
-        tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial)}
+        tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial, charge)}
         status = runs.STATUS_OF[trial.state]
         if not trial.state.terminal:
             # Each write that can be spared is 10 ms of CPU.
             self._set_tags(run, tags)
             self._set_status(run, status)
             return
-        ended_ms = _milliseconds(trial.ended_at if trial.ended_at is not None else trial.submitted_at)
-        values = metric_values(runs.final_metrics(trial), runs.final_step(trial), ended_ms)
+        ended_ms = milliseconds(trial.ended_at if trial.ended_at is not None else trial.submitted_at)
+        values = metric_values(runs.final_metrics(trial, charge), runs.final_step(trial), ended_ms)
         self._set_tags(run, tags, values)
         if trial.error:
             self.client.log_text(run.run_id, runs.error_text(trial), runs.ERROR_FILE)
@@ -134,7 +131,7 @@ class MlflowTracker:
         values = (
             value
             for point in points
-            for value in metric_values(point.payload["metrics"], point.payload["step"], _milliseconds(point.at))
+            for value in metric_values(point.payload["metrics"], point.payload["step"], milliseconds(point.at))
         )
         for chunk in chunks(values, MAX_METRICS_PER_BATCH):
             self.client.log_batch(run.run_id, metrics=chunk)
@@ -143,7 +140,7 @@ class MlflowTracker:
         known, run = self._study(study), self._parent(study)
         if known.shared:
             self._adopt(known)
-        ended_ms = _milliseconds(study.ended_at if study.ended_at is not None else study.submitted_at)
+        ended_ms = milliseconds(study.ended_at if study.ended_at is not None else study.submitted_at)
         self.client.log_batch(run.run_id, metrics=metric_values(runs.readable(metrics), 0, ended_ms))
         for path in artifacts:
             if path.exists():
@@ -208,34 +205,8 @@ class MlflowTracker:
     def client(self) -> "MlflowClient":
         """MLflow's own; the first time the database is made."""
         if self._opened is None:
-            # Read by mlflow on import, and per request. Someone who set them knows better.
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            # The forwarder retries by itself, in order; a request that hangs for minutes would hold up its end.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-            from mlflow import MlflowClient
-
-            # These print tracebacks of faults that the forwarder retries, and a page of migrations on a new database.
-            for name, level in (("mlflow.store.db.utils", logging.CRITICAL), ("alembic", logging.WARNING)):
-                logging.getLogger(name).setLevel(level)
-            self._make_database()
-            self._opened = MlflowClient(tracking_uri=self._uri)
+            self._opened = open_client(self._uri, self._artifact_root)
         return self._opened
-
-    def _make_database(self) -> None:
-        """MLflow's two seconds of migrations leave a database that nobody can use if their process is killed."""
-        from sqlalchemy import make_url
-
-        path = Path(make_url(self._uri).database or "") if self._uri.startswith("sqlite:") else Path()
-        if path.name in ("", ":memory:"):
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        def make(unfinished: Path) -> None:
-            root = self._artifact_root.absolute().as_uri()
-            SqlAlchemyStore(f"sqlite:///{unfinished}", root).engine.dispose()  # type: ignore[no-untyped-call]
-
-        make_whole(path, make)
 
     def _study(self, study: Study) -> _KnownStudy:
         """The study's experiment, found or made, with the runs in it."""
@@ -284,7 +255,7 @@ class MlflowTracker:
         try:
             made = self.client.create_run(
                 known.experiment_id,
-                start_time=_milliseconds(at),
+                start_time=milliseconds(at),
                 tags={key: value[:MAX_TAG_CHARS] for key, value in tags.items()},
                 run_name=name,
             )
@@ -345,7 +316,7 @@ class MlflowTracker:
         """Bring the run's tags to `tags`, in one write with `metrics`."""
         changed = {name: value for name, value in tags.items() if run.tags.get(name) != value}
         if changed or metrics:
-            self.client.log_batch(run.run_id, metrics=metrics, tags=_run_tags(changed))
+            self.client.log_batch(run.run_id, metrics=metrics, tags=run_tags(changed))
         run.tags.update(changed)
         if runs.ERROR_TAG in run.tags and runs.ERROR_TAG not in tags:
             self.client.delete_tag(run.run_id, runs.ERROR_TAG)
@@ -370,47 +341,3 @@ class MlflowTracker:
 def _content(run: "Run") -> tuple[int, str]:
     """How much is in a run; its id makes the order total."""
     return len(run.data.params) + len(run.data.metrics), run.info.run_id
-
-
-def params_of(config: Mapping[str, object]) -> dict[str, str]:
-    """In the characters and the length that MLflow takes."""
-    return {
-        _name(name): value if len(value) <= MAX_PARAM_CHARS else value[: MAX_PARAM_CHARS - 1] + "…"
-        for name, value in runs.flatten(config).items()
-    }
-
-
-def param_of(name: str, value: str) -> "Param":
-    """As MLflow takes it."""
-    from mlflow.entities import Param
-
-    return Param(name, value)
-
-
-def metric_values(metrics: Mapping[str, float], step: int, at_ms: int) -> list["Metric"]:
-    """As MLflow takes them; `at_ms` since the epoch."""
-    from mlflow.entities import Metric
-
-    return [Metric(_name(name), float(value), at_ms, step) for name, value in metrics.items()]
-
-
-def _run_tags(tags: Mapping[str, str]) -> list["RunTag"]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
-
-
-def _name(name: str) -> str:
-    """`name` in the characters and the length that MLflow takes for params and metrics."""
-    return _NAME_FORBIDS.sub("_", name)[:MAX_NAME_CHARS]
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """At most `size` at a time."""
-    remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
-
-
-def _milliseconds(at: float) -> int:
-    return int(1000 * at)

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.accounting import charged
 from orchestrator.redaction import redacted, redacted_override, redacted_text
-from orchestrator.schema import Study, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Charge, Study, Trial, TrialState
 
 CONFIG_FILE: Final = "config.yaml"
 """The artifact that holds a run's resolved config."""
@@ -89,14 +90,17 @@ def trial_tags(study: Study, trial: Trial) -> dict[str, str]:
     return tags | {"cloned_from": trial.cloned_from} if trial.cloned_from else tags
 
 
-def state_tags(trial: Trial) -> dict[str, str]:
-    """Tags of a child run that follow the trial's state; `error` goes when the trial gets another chance."""
+def state_tags(trial: Trial, charge: Charge = NO_CHARGE) -> dict[str, str]:
+    """Tags of a child run that follow the trial's state; `error` goes when the trial gets another chance. Of a trial
+    that has been in stacks: which, in order, and the most members that one of them had."""
     tags = {
         "state": str(trial.state),
         "attempt": str(trial.attempt),
         "preemptions": str(trial.preemptions),
         "stages_reused": str(len(trial.reused_stages)),
     }
+    if charge.stack_ids:
+        tags |= {"stack_ids": " ".join(charge.stack_ids), "stack_width": str(charge.width)}
     return tags | {ERROR_TAG: shorten_error(trial.error)} if trial.error else tags
 
 
@@ -112,9 +116,12 @@ def run_name(trial: Trial) -> str:
     return name if len(name) <= MAX_RUN_NAME_CHARS else name[: MAX_RUN_NAME_CHARS - 1] + "…"
 
 
-def final_metrics(trial: Trial) -> dict[str, float]:
-    """What an ended trial achieved and what it cost [`gpu_seconds`: device-seconds held]."""
-    return readable({**trial.metrics, "gpu_seconds": trial.gpu_seconds, "budget_fraction": trial.budget_fraction})
+def final_metrics(trial: Trial, charge: Charge = NO_CHARGE) -> dict[str, float]:
+    """What an ended trial achieved and what it cost [device-seconds]: `gpu_seconds` held, its part of vacated seats
+    included, of them `gpu_seconds_fused` in stacks if it has been in one."""
+    gpu_seconds = charged(trial, charge).gpu_seconds
+    metrics = {**trial.metrics, "gpu_seconds": gpu_seconds, "budget_fraction": trial.budget_fraction}
+    return readable(metrics | {"gpu_seconds_fused": charge.fused_s} if charge.stack_ids else metrics)
 
 
 def final_step(trial: Trial) -> int:

@@ -6,14 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.tracking.mlflow import (
-    MAX_PARAMS_PER_BATCH,
-    MlflowTracker,
-    chunks,
-    metric_values,
-    param_of,
-    params_of,
-)
+from orchestrator.tracking.mlflow import MlflowTracker
+from orchestrator.tracking.mlflow_client import MAX_PARAMS_PER_BATCH, chunks, metric_values, param_of, params_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,6 +20,7 @@ from orchestrator.events import (
 )
 from orchestrator.ports import Store, TransitionRefused
 from orchestrator.schema import (
+    Allocation,
     Outcome,
     Prediction,
     StageState,
@@ -226,6 +227,25 @@ class QueueContract:
         store.apply([RecordAllocation(allocation=a) for a in (early, other, closed)])
         assert store.allocations("study-1") == [early, closed]
         assert store.allocations() == [early, other, closed]
+
+    def test_what_is_about_a_study_is_its_own_and_who_sat_beside_its_stacks(self, store: Store) -> None:
+        def seat(bundle_id: str, opened_at: float, study_id: str, device_id: str, stack_id: str = "") -> Allocation:
+            made = line(bundle_id, opened_at, study_id)
+            return replace(made, device_ids=(device_id,), share=0.25, stack_id=stack_id)
+
+        own = [seat("a", 3.0, "study-1", "d0", "stack"), seat("b", 9.0, "study-1", "d1")]
+        member = seat("c", 2.0, "study-2", "d0", "stack")
+        beside, earlier = seat("d", 1.0, "study-2", "d0"), seat("e", 0.5, "study-2", "d0")
+        elsewhere, behind = seat("f", 3.0, "study-2", "d1"), seat("g", 8.0, "study-2", "d0")
+        lines = [*own, member, beside, earlier, elsewhere, behind]
+        store.apply([RecordStudy(study=study()), RecordStudy(study=study("study-2"))])
+        store.apply([RecordAllocation(allocation=a) for a in lines])
+        ends = {"a": 8.0, "c": 5.0, "d": 2.5, "e": 2.0}
+        closed = {a.bundle_id: replace(a, closed_at=ends[a.bundle_id]) for a in lines if a.bundle_id in ends}
+        store.apply([RecordAllocation(allocation=a) for a in closed.values()])
+        assert store.allocations_about("study-1") == [closed["d"], closed["c"], closed["a"], own[1]]
+        assert [a.bundle_id for a in store.allocations_about("study-2")] == ["e", "d", "c", "a", "f", "g"]
+        assert store.allocations_about("study-3") == []
 
     def test_a_line_is_opened_once_and_closed_once(self, store: Store, trial: Trial) -> None:
         opened = line("x")

@@ -185,6 +185,7 @@ READS: dict[str, Callable[[Store], object]] = {
     "trials": lambda store: store.trials("study-1"),
     "trial": lambda store: store.trial("study-1-0000"),
     "allocations": lambda store: store.allocations(),
+    "allocations_about": lambda store: store.allocations_about("study-1"),
     "devices": lambda store: store.devices(),
     "predictions": lambda store: store.predictions("study-1"),
     "journal": lambda store: store.journal(0, 9),

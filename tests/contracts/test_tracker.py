@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ports import Tracker
-from orchestrator.schema import JournalEntry, JournalKind, Study, Trial, TrialState
+from orchestrator.schema import Charge, JournalEntry, JournalKind, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS
 from orchestrator.tracking import build_tracker
 from orchestrator.tracking.memory import MemoryTracker
-from orchestrator.tracking.mlflow import CHANGED_PARAMS_TAG, COLORS, MAX_TAG_CHARS
+from orchestrator.tracking.mlflow import CHANGED_PARAMS_TAG, COLORS
+from orchestrator.tracking.mlflow_client import MAX_TAG_CHARS
 from orchestrator.tracking.runs import NoRun
 from tests.unit.orchestrator.builders import study, warm_started
 
@@ -231,6 +232,18 @@ class TrackerContract:
             "budget_fraction": 1.0,
             "eval/accuracy": 0.5,
         }
+
+    def test_a_trial_that_was_in_stacks_shows_which_and_what_it_held_there(self, tracker: Tracker) -> None:
+        trial = running(a_trial())
+        charge = Charge(vacated_s=1.5, fused_s=5.0, stack_ids=("first", "second"), width=8)
+        tracker.study_started(a_study())
+        tracker.trial_changed(a_study(), trial)
+        for _ in range(2):
+            tracker.trial_changed(a_study(), ended(trial, TrialState.COMPLETED, stage_index=2), charge)
+        run = self.seen(tracker).runs[trial.trial_id]
+        assert (run.tags["stack_ids"], run.tags["stack_width"]) == ("first second", "8")
+        assert (run.metrics["gpu_seconds"], run.metrics["gpu_seconds_fused"]) == (6.0, 5.0)
+        assert len(run.series["gpu_seconds"]) == 1
 
     def test_a_failed_trial_shows_its_error(self, tracker: Tracker) -> None:
         trial = a_trial()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.accounting import Seat, seats
 from orchestrator.schema import Allocation
 
 
@@ -64,37 +65,32 @@ def holds_of_processes(work: Iterable[Work], share: float, queued_at: float) -> 
 
 
 def holds_of_ledger(lines: Iterable[Allocation]) -> list[Hold]:
-    """One per bundle with a program of its own, and one per stack: that holds all of its seats, those that a member has
-    left included, from when its first member came until its last one went. It has as many as were ever taken at once.
+    """One per line, as the product's own headline counts it: a member of a stack holds its seat, and its part of those
+    that others left while nobody took them (`orchestrator.accounting`), as a mean share over its time. The ledger must
+    be that of all that ran on the devices.
 
     Raises ValueError for a line that is still open.
     """
-    holds: list[Hold] = []
-    stacks: dict[str, list[Hold]] = defaultdict(list)
-    for line in lines:
-        if line.closed_at is None:
-            raise ValueError(f"the ledger's line of {line.bundle_id} is open")
-        hold = Hold(share=line.share * len(line.device_ids), began_at=line.opened_at, ended_at=line.closed_at)
-        (stacks[line.stack_id] if line.stack_id else holds).append(hold)
-    return holds + [_around(seats) for seats in stacks.values()]
+    closed = [(line, _end(line)) for line in lines]
+    found = seats((line for line, _ in closed), max((end for _, end in closed), default=0.0))
+    return [
+        Hold(
+            share=line.share * len(line.device_ids) + _mean_vacated(found.get(line.bundle_id), end - line.opened_at),
+            began_at=line.opened_at,
+            ended_at=end,
+        )
+        for line, end in closed
+    ]
 
 
-def _around(seats: Sequence[Hold]) -> Hold:
-    return Hold(
-        share=_most_at_once(seats),
-        began_at=min(seat.began_at for seat in seats),
-        ended_at=max(seat.ended_at for seat in seats),
-    )
+def _end(line: Allocation) -> float:
+    if line.closed_at is None:
+        raise ValueError(f"the ledger's line of {line.bundle_id} is open")
+    return line.closed_at
 
 
-def _most_at_once(holds: Sequence[Hold]) -> float:
-    # At equal times whoever leaves goes first: its seat is free for whoever comes.
-    changes = [(h.ended_at, 0, -h.share) for h in holds] + [(h.began_at, 1, h.share) for h in holds]
-    held = most = 0.0
-    for _, _, change in sorted(changes):
-        held += change
-        most = max(most, held)
-    return round(most, 9)
+def _mean_vacated(seat: Seat | None, seconds: float) -> float:
+    return 0.0 if seat is None else seat.vacated_s / seconds
 
 
 def device_seconds(holds: Iterable[Hold]) -> float:

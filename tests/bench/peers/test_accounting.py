@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.schema import Allocation, Stage
+from orchestrator.throughput import throughput
 from tests.bench.peers.accounting import (
     Experiment,
     Hold,
@@ -31,9 +32,9 @@ def work(pid, began_at, ended_at, born_at=0.0):
     return Work(pid=pid, born_at=born_at, number=0, began_at=began_at, ended_at=ended_at)
 
 
-def line(opened_at, closed_at, share=1.0, stack_id=""):
+def line(opened_at, closed_at, share=1.0, stack_id="", bundle_id="b"):
     return Allocation(
-        bundle_id="b",
+        bundle_id=bundle_id,
         study_id="s",
         stage_key="k",
         trial_ids=("t",),
@@ -89,17 +90,26 @@ def test_a_bundle_of_its_own_holds_what_its_ledger_line_says():
 
 
 def test_a_stack_holds_the_seats_that_members_have_left_until_its_last_one_goes():
-    members = [line(0.0, 10.0, share=0.25, stack_id="s")] + [line(0.0, 2.0, share=0.25, stack_id="s")] * 3
-    assert holds_of_ledger(members) == [hold(0.0, 10.0)]
+    members = [line(0.0, 10.0, 0.25, "s", "last"), *(line(0.0, 2.0, 0.25, "s", f"b{n}") for n in range(3))]
+    holds = holds_of_ledger(members)
+    assert device_seconds(holds) == pytest.approx(10.0)
+    assert holds[0] == hold(0.0, 10.0, share=pytest.approx(0.25 + 0.75 * 8.0 / 10.0))
 
 
 def test_a_seat_that_is_taken_again_is_one_seat():
-    members = [line(0.0, 4.0, 0.5, "s"), line(4.0, 9.0, 0.5, "s"), line(0.0, 9.0, 0.5, "s")]
-    assert holds_of_ledger(members) == [hold(0.0, 9.0)]
+    members = [line(0.0, 4.0, 0.5, "s", "a"), line(4.0, 9.0, 0.5, "s", "b"), line(0.0, 9.0, 0.5, "s", "c")]
+    assert holds_of_ledger(members) == [hold(0.0, 4.0, 0.5), hold(4.0, 9.0, 0.5), hold(0.0, 9.0, 0.5)]
 
 
 def test_stacks_are_told_apart():
-    assert holds_of_ledger([line(0.0, 1.0, 1.0, "a"), line(1.0, 2.0, 1.0, "b")]) == [hold(0.0, 1.0), hold(1.0, 2.0)]
+    seats = [line(0.0, 1.0, 1.0, "a", "first"), line(1.0, 2.0, 1.0, "b", "second")]
+    assert holds_of_ledger(seats) == [hold(0.0, 1.0), hold(1.0, 2.0)]
+
+
+def test_the_benchmark_counts_our_hours_as_our_own_headline_does():
+    lines = [line(0.0, 4.0 + n, 0.25, "s", f"b{n}") for n in range(4)]
+    held = throughput([], lines, now=9.0)["gpu_hours_held"] * 3600.0
+    assert device_seconds(holds_of_ledger(lines)) == pytest.approx(held) == pytest.approx(7.0)
 
 
 def test_an_open_line_is_refused():

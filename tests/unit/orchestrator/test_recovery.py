@@ -12,6 +12,7 @@ from orchestrator.ports import Store
 from orchestrator.recovery import restore_ledger, restore_study, view
 from orchestrator.schema import Outcome, Stage, Trial, TrialState
 from orchestrator.state import SchedulerState
+from orchestrator.state.demands import EACH_AS_ALONE
 from orchestrator.state.memory_raises import raised_bytes
 from orchestrator.state.records import StageRecord
 from orchestrator.store.memory import MemoryStore
@@ -61,7 +62,7 @@ def test_a_study_like_one_that_is_over_is_known_from_its_first_cycle_on(ended: t
     rig.finish(study_id)
     lines = [line for line in store.allocations(study_id) if line.stage_key in {stage.key for stage in stages}]
     assert {(line.estimated_memory_bytes, line.estimated_from) for line in lines} == {
-        (int(PEAK_BYTES * MARGIN), "measured")
+        (int(PEAK_BYTES * MARGIN), f"measured{EACH_AS_ALONE}")
     }
 
 

@@ -115,3 +115,22 @@ def test_hours_in_stacks_are_shown_apart() -> None:
     seats = [replace(line(0, 3600, share=0.25), stack_id="stack")] * 3
     numbers = throughput([], [*seats, line(0, 3600)], now=0)
     assert (numbers["gpu_hours_held"], numbers["gpu_hours_fused"]) == (1.75, 0.75)
+
+
+def test_a_seat_that_was_left_vacant_is_held_by_those_who_are_still_in_the_stack() -> None:
+    stays, leaves = (
+        replace(line(0, end, share=0.5), bundle_id=name, stack_id="stack") for name, end in (("a", 7200), ("b", 3600))
+    )
+    numbers = throughput([a_trial(TrialState.COMPLETED, stage_index=2)], [stays, leaves], now=9e9)
+    assert numbers["gpu_hours_vacated"] == pytest.approx(0.5)
+    assert numbers["gpu_hours_held"] == numbers["gpu_hours_fused"] == pytest.approx(2.0)
+    assert numbers["experiments_per_gpu_hour"] == pytest.approx(0.5)
+
+
+def test_what_others_took_of_a_vacated_seat_is_theirs() -> None:
+    stays, leaves = (
+        replace(line(0, end, share=0.5), bundle_id=name, stack_id="stack") for name, end in (("a", 7200), ("b", 3600))
+    )
+    other = replace(line(3600, 7200, share=0.5), bundle_id="c", study_id="study-2")
+    numbers = throughput([], [stays, leaves], now=9e9, beside=[other])
+    assert (numbers["gpu_hours_held"], numbers["gpu_hours_vacated"]) == (1.5, 0.0)

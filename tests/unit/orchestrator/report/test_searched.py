@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.report.document import build_report
+from orchestrator.report.page import html_page
 from orchestrator.report.searched import search_entry, search_line, shortened
 from orchestrator.schema import TrialState
 from tests.unit.orchestrator.builders import stage, study, trials, variant
@@ -42,6 +44,15 @@ def test_one_line_says_how_far_it_is_and_what_is_best() -> None:
 
 def test_a_grid_was_not_searched() -> None:
     assert search_entry(study(), []) is None
+    assert "<h2>Search</h2>" not in html_page(build_report(study(), [], [], 1.0))
+
+
+def test_the_page_says_what_the_search_asked_what_is_best_and_by_which_trials() -> None:
+    page = html_page(build_report(SEARCHED, two_points(), [], 1.0))
+    assert "tpe asked 3 of 64 trials, best so far dev_accuracy 0.6 at optimizer.lr=0.001235 (#0, #1)." in page
+    assert "Points: 1 running, 1 completed." in page
+    assert "maximize dev_accuracy" in page
+    assert "optimizer.lr=interval(0,1) seed=0,1" in page
 
 
 @pytest.mark.parametrize(

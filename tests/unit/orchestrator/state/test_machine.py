@@ -20,14 +20,14 @@ from orchestrator.packing import BestFit
 from orchestrator.schema import Outcome, TrialState
 from orchestrator.state import SchedulerState, validate
 from orchestrator.state.snapshots import pending_reason
-from tests.unit.orchestrator.builders import stage, submitted
+from tests.unit.orchestrator.builders import joined, stage, submitted
 
 
 class Machine(SchedulerState):
     """Validates after every event and names the bundles 0, 1, 2, ..."""
 
-    def __init__(self) -> None:
-        super().__init__(max_attempts=2)
+    def __init__(self, *, fuses: bool = False) -> None:
+        super().__init__(max_attempts=2, fuses=fuses)
         self.launched = 0
 
     def handle(self, event: object) -> list[Instruction]:
@@ -118,6 +118,32 @@ def test_a_lost_worker_requeues_its_stage_and_then_fails_it(machine: Machine) ->
     assert machine.states() == [TrialState.FAILED]
     error = "lost 2 times, last: killed by SIGKILL (cluster.max_attempts=2)"
     assert machine.trials["study-1-0000"].error == error
+
+
+def ready_to_fuse() -> Machine:
+    """Two trials behind a warm-up that is done; their stages run as bundles 1 and 2."""
+    machine = Machine(fuses=True)
+    machine.handle(joined(2))
+    machine.handle(submitted(2, fusable=True))
+    machine.pack(at=1.0)
+    complete(machine, "0", at=2.0)
+    assert all(request.fusion_key for request in machine.snapshot(2.0).queue)
+    assert len(machine.pack(at=2.0)) == 2
+    return machine
+
+
+def test_who_was_lost_by_itself_runs_alone_the_next_time() -> None:
+    machine = ready_to_fuse()
+    machine.handle(WorkerLost(at=3.0, bundle_id="1", reason="killed by SIGKILL"))
+    assert [request.fusion_key for request in machine.snapshot(3.0).queue] == [""]
+
+
+def test_who_was_lost_with_its_node_is_not_to_blame() -> None:
+    machine = ready_to_fuse()
+    machine.handle(WorkerLost(at=3.0, bundle_id="1", reason="its forkserver died", blameless=True))
+    machine.handle(NodeLost(at=3.0, node_id="node-a", reason="unreachable"))
+    assert all(request.fusion_key for request in machine.snapshot(3.0).queue)
+    assert len(machine.snapshot(3.0).queue) == 2
 
 
 def test_a_lost_node_takes_its_devices_and_requeues_its_bundles(machine: Machine) -> None:

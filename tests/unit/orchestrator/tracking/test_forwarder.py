@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.events import Record, RecordStudy
 from orchestrator.ports import Store, StoreUnavailable
-from orchestrator.schema import JournalEntry, JournalKind, Study, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Charge, JournalEntry, JournalKind, Study, Trial, TrialState
 from orchestrator.store.database import DatabaseStore
 from orchestrator.store.memory import MemoryStore
 from orchestrator.tracking import forwarder as module
@@ -42,8 +42,8 @@ class FaultyTracker(MemoryTracker):
     def study_started(self, study: Study) -> None:
         self._around("study", study.study_id, 1, lambda: super(FaultyTracker, self).study_started(study))
 
-    def trial_changed(self, study: Study, trial: Trial) -> None:
-        call = lambda: super(FaultyTracker, self).trial_changed(study, trial)  # noqa: E731
+    def trial_changed(self, study: Study, trial: Trial, charge: Charge = NO_CHARGE) -> None:
+        call = lambda: super(FaultyTracker, self).trial_changed(study, trial, charge)  # noqa: E731
         self._around(str(trial.state), trial.trial_id, 1, call)
 
     def points(self, study: Study, trial_id: str, points: Sequence[JournalEntry]) -> None:
