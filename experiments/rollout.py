@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.batches import Prompts
 from experiments.models.shared_prompt import group_layout
 from experiments.parts import timed_as
-from experiments.tasks.tokenizer import CharTokenizer
+from experiments.tasks.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,10 @@ class Cache(Protocol):
 class CachedModel(Protocol):
     """A `Decoder`, a stack of them, or another model that is called alike."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Logits; see `Decoder.forward`."""
 
@@ -57,7 +61,7 @@ def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor
 def generate(
     model: CachedModel,
     prompts: Prompts,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     max_tokens: int,
     *,
     group_size: int = 1,
@@ -142,5 +146,6 @@ def _choose(logits: Tensor, group: int, temperature: float | Tensor, noise: Tens
     cumulative = log_probs.exp().cumsum(dim=-1)
     # Scaled by the rounded total, so that no number lies beyond the last token that has probability.
     threshold = noise[..., None] * cumulative[..., -1:]
-    chosen = (cumulative <= threshold).sum(dim=-1).clamp_(max=shape[-1] - 1)
+    found = torch.searchsorted(cumulative, threshold.reshape(shape[0], logits.shape[1], -1), right=True)
+    chosen = found.view(shape[:2]).clamp_(max=shape[-1] - 1)
     return chosen, log_probs.expand(shape).gather(-1, chosen[..., None]).squeeze(-1)

@@ -4,27 +4,28 @@ Whoever drives a bundle owns the members' progress: it takes a step's values, co
 done, between steps. A stage's `Session` is a member as it stands; `SoloProgress` is one that needs torch only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
 
-from experiments.batches import DataOrder, seeded_generator
+from experiments.batches import seeded_generator
+from experiments.curriculum import ProblemOrder, problem_order
 from experiments.evaluate import Evaluation
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.evaluate import evaluate_members
-from experiments.fusion.grpo import GrpoTurn, References, grpo_step
+from experiments.fusion.grpo import Draw, GrpoTurn, References, grpo_step
 from experiments.fusion.optimizer import MemberOptimizer, Moments
 from experiments.fusion.sft import sft_step
 from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.decoder import Decoder
 from experiments.rollout import sampling_noise
 from experiments.schedule import learning_rate
-from experiments.tasks import CharTokenizer, Task
+from experiments.tasks import Task, tokenizer_of
 from orchestrator.schema.fusion_key import require_one_key
-from orchestrator.schema.training import GrpoConfig, SftConfig, StageConfig
+from orchestrator.schema.training import GrpoConfig, ModelConfig, SftConfig, StageConfig
 
 
 class Member(Protocol):
@@ -58,16 +59,16 @@ class SoloProgress:
     def next_items(self) -> slice:
         return slice(self.position, self.position + items_per_step(self.config))
 
-    def complete_step(self) -> None:
-        """Counts one step."""
+    def complete_step(self, rounds: int = 1) -> None:
+        """Counts one step that took its number of items so many times."""
         self.step += 1
-        self.position += items_per_step(self.config)
+        self.position += rounds * items_per_step(self.config)
 
 
 @dataclass
 class _Seat:
     member: Member
-    order: DataOrder
+    order: ProblemOrder
     initial: Decoder | None
 
 
@@ -93,7 +94,7 @@ class Bundle:
         """Empty; for members of the fusion key of `config`. Raises ValueError if that can't be fused."""
         require_one_key([config])
         self.task = task
-        self._config, self._tokenizer = config, CharTokenizer()
+        self._config, self._tokenizer = config, tokenizer_of(config.model)
         self.engine = make_engine(self._empty_stack().to(device), [])
         self._seats: dict[str, _Seat] = {}
         self._references: References | None = None
@@ -116,8 +117,7 @@ class Bundle:
         seats = list(self._seats.values())
         lrs = [seat.member.learning_rate() for seat in seats]
         if isinstance(seats[0].member.config.algorithm, SftConfig):
-            examples = self.task.supervised
-            batches = [[examples[i] for i in seat.order[seat.member.next_items()]] for seat in seats]
+            batches = [seat.order[seat.member.next_items()] for seat in seats]
             values = sft_step(self.engine, batches, lrs, self._tokenizer, phase)
         else:
             turns = [self._turn(seat, lr) for seat, lr in zip(seats, lrs, strict=True)]
@@ -171,16 +171,22 @@ class Bundle:
 
     def _seat(self, member: Member, initial: Decoder) -> _Seat:
         algorithm = member.config.algorithm
-        data = self.task.supervised if isinstance(algorithm, SftConfig) else self.task.rl
+        split = "supervised" if isinstance(algorithm, SftConfig) else "rl"
         needed = isinstance(algorithm, GrpoConfig) and algorithm.kl_weight != 0.0
-        return _Seat(member, DataOrder(len(data), member.config.seed), initial if needed else None)
+        return _Seat(member, problem_order(self.task, split, member.config.seed), initial if needed else None)
 
     def _turn(self, seat: _Seat, lr: float) -> GrpoTurn:
         algorithm = cast(GrpoConfig, seat.member.config.algorithm)
-        count = algorithm.prompts_per_step * algorithm.group_size
-        noise = sampling_noise(count, self.task.config.max_answer_tokens, seat.member.sampler)
-        problems = [self.task.rl[i] for i in seat.order[seat.member.next_items()]]
-        return GrpoTurn(algorithm, problems, noise, lr)
+        return GrpoTurn(algorithm, self._draws(seat, algorithm), lr)
+
+    def _draws(self, seat: _Seat, algorithm: GrpoConfig) -> Iterator[Draw]:
+        """Round by round: the problems where the round before ended, and noise from the member's own generator."""
+        items, count = seat.member.next_items(), algorithm.prompts_per_step
+        while True:
+            problems = seat.order[items]
+            steps = self.task.config.max_answer_tokens
+            yield Draw(problems, sampling_noise(count * algorithm.group_size, steps, seat.member.sampler))
+            items = slice(items.stop, items.stop + count)
 
     def _gather_references(self) -> References | None:
         placed = [(place, seat.initial) for place, seat in enumerate(self._seats.values()) if seat.initial is not None]
@@ -190,7 +196,7 @@ class Bundle:
         return References(stack, [place for place, _ in placed])
 
     def _empty_stack(self) -> StackedDecoder:
-        return StackedDecoder.empty(self._config.model, self._tokenizer.vocab_size)
+        return StackedDecoder.empty(cast(ModelConfig, self._config.model), self._tokenizer.vocab_size)
 
     def _stack_of(self, decoders: Sequence[Decoder]) -> StackedDecoder:
         return StackedDecoder.of(decoders)

@@ -6,11 +6,13 @@ what they write is read by either: the file of DeepSpeed's ZeRO stage 0, with th
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.fusion.bundle import Bundle
 from experiments.fusion.optimizer import moments_of
@@ -40,9 +42,8 @@ class MemberEngine:
     @property
     def layout(self) -> dict[str, Any]:
         """What a checkpoint depends on; see `Engine.layout`."""
-        stack = self._bundle.engine.stack
         return {
-            "model": {**asdict(stack.config), "vocab_size": stack.vocab_size},
+            "model": self._model_layout(),
             "deepspeed.zero_optimization.stage": 0,
             "deepspeed.bf16.enabled": False,
         }
@@ -58,10 +59,8 @@ class MemberEngine:
         engine, place = self._bundle.engine, self._place
         optimizer = engine.optimizer_state(place, member.learning_rate())
         steps = int(engine.optimizer.steps[place])
-        weights = engine.stack.layout.unpack(engine.stack.weights.detach()[place].cpu())
         states = {
-            # Copies: what a view is saved with is the whole row.
-            "module": OrderedDict((name, weight.clone()) for name, weight in weights.items()),
+            "module": self._solo_weights(),
             "optimizer": optimizer,
             "lr_scheduler": None,
             "skipped_steps": 0,
@@ -82,10 +81,23 @@ class MemberEngine:
             raise FileNotFoundError(f"no checkpoint of this engine at {folder / tag}")
         # Not `weights_only`: DeepSpeed's file holds classes of its own. The file is this project's.
         states = torch.load(path, weights_only=False, map_location=self.device)
+        self._restore(states["module"], states["optimizer"])
+
+    def _model_layout(self) -> dict[str, Any]:
+        stack = self._bundle.engine.stack
+        return {**asdict(stack.config), "vocab_size": stack.vocab_size}
+
+    def _solo_weights(self) -> OrderedDict[str, Tensor]:
+        """The state dict of the member alone."""
+        stack = self._bundle.engine.stack
+        weights = stack.layout.unpack(stack.weights.detach()[self._place].cpu())
+        # Copies: what a view is saved with is the whole row.
+        return OrderedDict((name, weight.clone()) for name, weight in weights.items())
+
+    def _restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
         engine = self._bundle.engine
         layout = engine.stack.layout
-        moments = moments_of(states["optimizer"], layout, self.device)
-        engine.restore(self._place, layout.pack(states["module"]), moments)
+        engine.restore(self._place, layout.pack(weights), moments_of(optimizer, layout, self.device))
 
     @property
     def _place(self) -> int:

@@ -2,8 +2,8 @@
 
 Every projection is one batched matrix product over the members; rotation and attention know no weights and take members
 as more batch. Batches are flat, one member's after the other's: (members x batch, rows). So whatever calls a `Decoder`
-(`completion_logits`, `generate`) calls a stack in the same way. On one CPU thread the results have been the very bits
-of M separate decoders (torch 2.13 with MKL); on any other machine count on rounding.
+(`completion_logits`, `generate`) calls a stack in the same way. The results are those of M separate decoders, to
+rounding.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
+from experiments.fusion.blocks import FeedForward, Projection, SmallAttention, project
 from experiments.fusion.stack import StackLayout, pack_all
-from experiments.models.decoder import NORM_EPS, Decoder, KVCache, RotaryTable, attend
+from experiments.models.attention import KVCache, RotaryTable, Sight, attend
+from experiments.models.decoder import Decoder
 from orchestrator.schema.training import ModelConfig
 
 
@@ -70,19 +72,28 @@ class StackedDecoder(nn.Module):
         logits_from: int = 0,
     ) -> Tensor:
         """Logits (members x batch, rows - logits_from, vocab); see `Decoder.forward`, batch being members x batch."""
-        config = self.config
-        all_heads = config.heads + 2 * config.kv_heads
-        rotation = self._rotation(positions, tokens.shape[1] + (0 if cache is None else cache.rows))
+        config, members = self.config, self.members
+        keys = tokens.shape[1] + (0 if cache is None else cache.rows)
+        rotation = self._rotation(positions, keys)
         weights = self.weights if self.compute_dtype == torch.float32 else self.weights.to(self.compute_dtype)
         embedding, *layers, norm, head = self._ordered(self.layout.pieces(weights))
         x = self._embed(embedding, tokens)
+        sight = Sight.of(mask, x, config.heads, config.kv_heads, cached=cache is not None)
+        shape = (*tokens.shape, config.heads, config.kv_heads)
+        all_heads = config.heads + 2 * config.kv_heads, config.d_model // config.heads
+        x = x.view(members, -1, config.d_model)
         for index in range(config.layers):
             attention_norm, qkv, out, feed_forward_norm, gate_up, down = layers[6 * index : 6 * index + 6]
-            heads = _project(_normalise(x, attention_norm), qkv).unflatten(-1, (all_heads, -1))
-            x = x + _project(attend(heads, config.kv_heads, rotation, mask, cache, index), out)
-            gate, up = _project(_normalise(x, feed_forward_norm), gate_up).chunk(2, dim=-1)
-            x = x + _project(F.silu(gate) * up, down)
-        return _project(_normalise(x[:, logits_from:], norm), head)
+            if sight.bias is not None:
+                x = SmallAttention.apply(x, attention_norm, qkv, out, shape, rotation, sight.bias)
+            else:
+                heads = Projection.apply(x, attention_norm, qkv).view(*tokens.shape, *all_heads)
+                mixed = attend(heads, config.kv_heads, rotation, sight, cache, index)
+                x = x + project(mixed.view(members, x.shape[1], -1), out)
+            x = FeedForward.apply(x, feed_forward_norm, gate_up, down)
+        x = x.view(*tokens.shape, -1)[:, logits_from:]
+        logits = Projection.apply(x.reshape(members, -1, config.d_model), norm, head)
+        return logits.view(*x.shape[:2], -1)
 
     def decoder(self, member: int) -> Decoder:
         """An ordinary decoder with a copy of one member's weights."""
@@ -106,16 +117,3 @@ class StackedDecoder(nn.Module):
         offsets = torch.arange(members, device=tokens.device)[:, None] * vocab
         looked_up = (tokens.reshape(members, -1) + offsets).view(tokens.shape)
         return F.embedding(looked_up, embedding.reshape(members * vocab, width))
-
-
-def _project(x: Tensor, weight: Tensor) -> Tensor:
-    """x (members x batch, rows, in) times each member's own weight (members, out, in)."""
-    flat = x.reshape(weight.shape[0], -1, weight.shape[2])
-    return torch.bmm(flat, weight.transpose(1, 2)).view(*x.shape[:-1], weight.shape[1])
-
-
-def _normalise(x: Tensor, weight: Tensor) -> Tensor:
-    """RMSNorm of x (members x batch, rows, width) with each member's own weight (members, width)."""
-    members, width = weight.shape
-    normal = F.rms_norm(x, (width,), None, NORM_EPS)
-    return (normal.view(members, -1, width) * weight[:, None]).view(x.shape)

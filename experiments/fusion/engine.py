@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.fusion.allocator import keep_freed_memory
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.optimizer import MemberOptimizer, Moments, StackedAdamW, solo_state
 from experiments.models.decoder import Decoder
@@ -23,8 +24,10 @@ class StackEngine:
     def __init__(self, stack: StackedDecoder, members: Sequence[MemberOptimizer]) -> None:
         if len(members) != stack.members:
             raise ValueError(f"{len(members)} optimizers for a stack of {stack.members} members")
+        if stack.device.type == "cpu":
+            keep_freed_memory()
         self.stack = stack
-        self.optimizer = StackedAdamW(stack.weights, stack.layout, members)
+        self.optimizer = StackedAdamW(stack.weights, members)
         self._optimizers = list(members)
 
     @property

@@ -1,36 +1,45 @@
 """One GRPO step of every member of a stack: rollout, rewards, updates; the maths of `experiments.stages.grpo`.
 
 Members have one number of prompts, group size, answer length and number of updates a rollout. Each samples with its own
-noise at its own temperature. Groups without spread are skipped in each member by itself: a member with fewer groups
-left than another is padded with masked ones, and one without any is not updated.
+noise at its own temperature, for as many rounds as it needs and may take: those whose batch is full wait meanwhile.
+Groups without spread are skipped in each member by itself: a member with fewer groups left than another is padded with
+masked ones, and one without any is not updated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from experiments.batches import Prompts, encode_prompts
+from experiments.dynamic_sampling import first, has_spread, joined_prompts, joined_rollouts
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, tempered_log_probs
 from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
-from experiments.rewards import completion_rewards
+from experiments.rewards import completion_rewards, without_truncated
 from experiments.rollout import Rollout, generate
-from experiments.tasks import CharTokenizer, Problem, Task
+from experiments.tasks import Problem, Task, Tokenizer
 from orchestrator.schema.training import GrpoConfig
 
 
 @dataclass(frozen=True, slots=True)
-class GrpoTurn:
-    """One member's part in a step. noise: (prompts x G, max_answer_tokens), see `sampling_noise`."""
+class Draw:
+    """What a round samples for one member. noise: (prompts x G, max_answer_tokens), see `sampling_noise`."""
 
-    algorithm: GrpoConfig
     problems: Sequence[Problem]
     noise: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoTurn:
+    """One member's part in a step. draws: one a round, for as many rounds as it takes."""
+
+    algorithm: GrpoConfig
+    draws: Iterator[Draw]
     lr: float
 
 
@@ -68,7 +77,7 @@ class Experience:
     """The groups that are learned from: K for each of M members, padded to the most that a member has.
 
     prompts: M x K. tokens, mask, old_log_probs: (M x K x G, T), the mask False in padding groups. advantages:
-    (M x K x G,). groups: how many real ones each member has.
+    (M x K x G,). groups: how many real ones each member has. learns: who has a token to learn from.
     """
 
     members: int
@@ -78,13 +87,34 @@ class Experience:
     old_log_probs: Tensor
     advantages: Tensor
     groups: list[int]
+    learns: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What R rounds sampled for M members of P prompts each: prompts of M x (R x P) groups, one member's after the
+    other's, their completions and rewards. chosen (M, R x P): the groups that are learned from.
+
+    A member that needed fewer rounds has copies in the others, which are not chosen. Lists have one entry a member:
+    rounds: how many it took. generated, prompted: tokens of completions and prompts in those. rewarded: their rewards,
+    summed.
+    """
+
+    prompts: Prompts
+    rollout: Rollout
+    rewards: Tensor
+    chosen: Tensor
+    rounds: list[int]
+    generated: list[int]
+    prompted: list[int]
+    rewarded: list[float]
 
 
 def grpo_step(
     engine: StackEngine,
     turns: Sequence[GrpoTurn],
     task: Task,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     references: References | None = None,
     phase: Phase = any_time,
 ) -> list[StepValues]:
@@ -95,40 +125,113 @@ def grpo_step(
     if references is None and any(turn.algorithm.kl_weight for turn in turns):
         raise ValueError("a member with a kl_weight needs its initial policy: pass `references`")
     with phase("rollout"):
-        problems = [problem for turn in turns for problem in turn.problems]
-        prompts = encode_prompts([problem.prompt for problem in problems], tokenizer, device)
-        rollout = generate(
-            engine.stack,
-            prompts,
-            tokenizer,
-            max_tokens,
-            group_size=turns[0].algorithm.group_size,
-            temperature=1.0 if knobs.temperatures is None else knobs.temperatures,
-            noise=torch.cat([turn.noise for turn in turns]).to(device),
-            members=len(turns),
-        )
-        rewards = completion_rewards(task, problems, rollout, tokenizer).to(device)
+        sampled = sample(engine.stack, turns, knobs, task, tokenizer, device)
     updates: list[list[dict[str, float]]] = [[] for _ in turns]
     with phase("learn"):
-        experience = with_spread(prompts, rollout, rewards, knobs, len(turns))
+        experience = learned_from(sampled, knobs)
         if experience is not None:
             reference = None if references is None else references.log_probs(experience, knobs.temperatures)
             for _ in range(turns[0].algorithm.updates_per_rollout):
                 values = update(engine, experience, knobs, turns, max_tokens, reference)
                 for member, value in enumerate(values):
-                    if experience.groups[member]:
+                    if experience.learns[member]:
                         updates[member].append(value)
     groups = [0] * len(turns) if experience is None else experience.groups
-    return _values(turns, rollout, rewards, groups, updates)
+    return _values(turns, sampled, groups, updates)
+
+
+def sample(
+    stack: StackedDecoder,
+    turns: Sequence[GrpoTurn],
+    knobs: GrpoKnobs,
+    task: Task,
+    tokenizer: Tokenizer,
+    device: torch.device,
+) -> Sampled:
+    """Round after round, for those members whose batch is not full and that may go on."""
+    members, group = len(turns), turns[0].algorithm.group_size
+    wanted: Tensor | None = None  # (M, 1): groups that are missing yet; None before the first round
+    parts: list[tuple[list[int], Prompts, Rollout, Tensor, Tensor]] = []
+    rounds, generated, prompted, rewarded = [0] * members, [0] * members, [0] * members, [0.0] * members
+    pending = list(range(members))
+    while pending:
+        draws = [next(turns[member].draws) for member in pending]
+        each = len(draws[0].problems)
+        problems = [problem for draw in draws for problem in draw.problems]
+        prompts = encode_prompts([problem.prompt for problem in problems], tokenizer, device)
+        mine = torch.tensor(pending, device=device)
+        rollout = generate(
+            stack if len(pending) == members else stack.select(pending),
+            prompts,
+            tokenizer,
+            task.config.max_answer_tokens,
+            group_size=group,
+            temperature=1.0 if knobs.temperatures is None else knobs.temperatures[mine],
+            noise=torch.cat([draw.noise for draw in draws]).to(device),
+            members=len(pending),
+        )
+        buffers, penalties = (
+            None if values is None else values[mine].repeat_interleave(each)[:, None].cpu()
+            for values in (knobs.overlong_buffers, knobs.length_penalties)
+        )
+        rewards = completion_rewards(task, problems, rollout, tokenizer, buffers, penalties).to(device)
+        counts = rollout.mask.view(len(pending), -1).sum(dim=1).tolist()
+        if knobs.mask_truncated is not None:
+            rollout = without_truncated(rollout, tokenizer, knobs.mask_truncated[mine].repeat_interleave(each * group))
+        spread = has_spread(rewards).view(len(pending), -1)
+        if wanted is None:
+            wanted = torch.full((members, 1), each, device=device)
+        chosen = first(spread, wanted[mine])
+        wanted[mine] -= chosen.sum(dim=1, keepdim=True)
+        sums = rewards.view(len(pending), -1).sum(dim=1).tolist()
+        for place, member in enumerate(pending):
+            rounds[member] += 1
+            generated[member] += counts[place]
+            rewarded[member] += sums[place]
+            prompted[member] += sum(tokenizer.prompt_length(problem.prompt) for problem in draws[place].problems)
+        parts.append((pending, prompts, rollout, rewards, chosen))
+        if all(rounds[member] >= turns[member].algorithm.max_sampling_rounds for member in pending):
+            break  # without asking the device
+        missing = wanted.flatten().tolist()
+        pending = [m for m in pending if missing[m] and rounds[m] < turns[m].algorithm.max_sampling_rounds]
+    return Sampled(*_joined(parts, members, tokenizer.pad_id), rounds, generated, prompted, rewarded)
+
+
+def _joined(
+    parts: Sequence[tuple[list[int], Prompts, Rollout, Tensor, Tensor]], members: int, pad_id: int
+) -> tuple[Prompts, Rollout, Tensor, Tensor]:
+    """All rounds, one member's after the other's; members that took no part in a round have another's groups there."""
+    if len(parts) == 1:
+        _, prompts, rollout, rewards, chosen = parts[0]
+        return prompts, rollout, rewards, chosen
+    each, device = parts[0][4].shape[1], parts[0][3].device
+    starts, rows, real = 0, [], []
+    for pending, *_ in parts:
+        place = {member: index for index, member in enumerate(pending)}
+        rows.append([starts + place.get(member, 0) * each for member in range(members)])
+        real.append([member in place for member in range(members)])
+        starts += len(pending) * each
+    first_rows = torch.tensor(rows, device=device).T[..., None]  # (M, R, 1)
+    groups = (first_rows + torch.arange(each, device=device)).flatten()
+    rewards = torch.cat([part[3] for part in parts])
+    size = rewards.shape[1]
+    completions = (groups[:, None] * size + torch.arange(size, device=device)).flatten()
+    rollout = joined_rollouts([part[2] for part in parts])
+    chosen = torch.cat([part[4].flatten() for part in parts])[groups].view(members, len(parts), each)
+    chosen = chosen & torch.tensor(real, device=device).T[..., None]
+    return (
+        joined_prompts([part[1] for part in parts], pad_id).select(groups),
+        Rollout(rollout.tokens[completions], rollout.mask[completions], rollout.log_probs[completions]),
+        rewards[groups],
+        chosen.flatten(1),
+    )
 
 
 @timed_as("data")
-def with_spread(
-    prompts: Prompts, rollout: Rollout, rewards: Tensor, knobs: GrpoKnobs, members: int
-) -> Experience | None:
-    """The groups whose `rewards` (M x P, G) differ; None where no member has one."""
-    group = rewards.shape[1]
-    spread = (rewards.amax(dim=1) != rewards.amin(dim=1)).view(members, -1)
+def learned_from(sampled: Sampled, knobs: GrpoKnobs) -> Experience | None:
+    """The chosen groups; None where no member has one."""
+    prompts, rollout, rewards, spread = sampled.prompts, sampled.rollout, sampled.rewards, sampled.chosen
+    members, group = spread.shape[0], rewards.shape[1]
     groups = spread.sum(dim=1).tolist()
     most = max(groups)
     if most == 0:
@@ -138,14 +241,19 @@ def with_spread(
     kept = (first + torch.arange(members, device=device)[:, None] * spread.shape[1]).flatten()
     real = spread.flatten()[kept].repeat_interleave(group)[:, None]
     rows = (kept[:, None] * group + torch.arange(group, device=device)).flatten()
+    mask = rollout.mask[rows] & real
+    learns = [count > 0 for count in groups]
+    if knobs.mask_truncated is not None:
+        learns = mask.view(members, -1).any(dim=1).tolist()
     return Experience(
         members=members,
         prompts=prompts.select(kept),
         tokens=rollout.tokens[rows],
-        mask=rollout.mask[rows] & real,
+        mask=mask,
         old_log_probs=rollout.log_probs[rows],
         advantages=advantages_of_members(rewards[kept], knobs).flatten(),
         groups=groups,
+        learns=learns,
     )
 
 
@@ -167,9 +275,10 @@ def update(
         knobs,
         max_tokens,
         reference,
+        torch.tensor(experience.groups, device=engine.device) * turns[0].algorithm.group_size,
     )
     engine.backward(losses)
-    engine.step([turn.lr for turn in turns], [count > 0 for count in experience.groups])
+    engine.step([turn.lr for turn in turns], experience.learns)
     named = {"loss": losses.detach(), **stats, "grad_norm": engine.grad_norms()}
     columns = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
     return [
@@ -179,22 +288,20 @@ def update(
 
 
 def _values(
-    turns: Sequence[GrpoTurn], rollout: Rollout, rewards: Tensor, groups: Sequence[int], updates: list[list[dict]]
+    turns: Sequence[GrpoTurn], sampled: Sampled, groups: Sequence[int], updates: list[list[dict[str, float]]]
 ) -> list[StepValues]:
-    members = len(turns)
-    generated = rollout.mask.view(members, -1).sum(dim=1).tolist()
-    means = rewards.view(members, -1).mean(dim=1).tolist()
-    completions = rewards.numel() // members
-    return [
-        StepValues(
-            updates=updates[member],
-            tokens=generated[member] + sum(len(problem.prompt) + 1 for problem in turn.problems),
-            step={"train/lr": turn.lr, "train/groups_skipped": float(len(turn.problems) - groups[member])},
-            averages={
-                "train/reward": means[member],
-                "train/tokens_per_answer": generated[member] / completions,
-            },
-            problems=len(turn.problems),
-        )
-        for member, turn in enumerate(turns)
-    ]
+    values = []
+    for member, turn in enumerate(turns):
+        rounds = sampled.rounds[member]
+        prompts = rounds * turn.algorithm.prompts_per_step
+        completions = prompts * turn.algorithm.group_size
+        step = {"train/lr": turn.lr, "train/groups_skipped": float(prompts - groups[member])}
+        if turn.algorithm.max_sampling_rounds > 1:
+            step["train/sampling_rounds"] = float(rounds)
+        averages = {
+            "train/reward": sampled.rewarded[member] / completions,
+            "train/tokens_per_answer": sampled.generated[member] / completions,
+        }
+        tokens = sampled.generated[member] + sampled.prompted[member]
+        values.append(StepValues(updates[member], tokens, step, averages, prompts, rounds))
+    return values

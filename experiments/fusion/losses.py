@@ -20,7 +20,7 @@ from experiments.losses import (
     token_log_probs,
 )
 from experiments.parts import timed_as
-from orchestrator.schema.training import AdvantageScale, Aggregation, GrpoConfig
+from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, GrpoConfig, ImportanceLevel
 
 
 @timed_as("forward")
@@ -42,7 +42,10 @@ def sft_losses(logits: Tensor, targets: Tensor, mask: Tensor, token_counts: Tens
 class GrpoKnobs:
     """What may differ between the members of a GRPO stack, as tensors over members, (M,) unless said otherwise.
 
-    temperatures is None where all are 1. by_std: whose advantages are divided by the group's deviation.
+    temperatures is None where all are 1. by_std: whose advantages are divided by the group's deviation. leave_one_out:
+    whose baseline is that. sequence_ratio: whose ratio is the sequence's, None where all have the token's.
+    overlong_buffers [tokens] and length_penalties shape rewards, each None where all are 0. mask_truncated: whose
+    truncated completions are no part of the loss, None where everybody's are.
     """
 
     temperatures: Tensor | None
@@ -52,6 +55,11 @@ class GrpoKnobs:
     by_sequence: Tensor
     by_token: Tensor
     by_std: Tensor
+    leave_one_out: Tensor
+    sequence_ratio: Tensor | None
+    overlong_buffers: Tensor | None
+    length_penalties: Tensor | None
+    mask_truncated: Tensor | None
 
     @classmethod
     def of(cls, algorithms: Sequence[GrpoConfig], device: torch.device) -> "GrpoKnobs":
@@ -59,6 +67,9 @@ class GrpoKnobs:
 
         def over_members(values: Sequence[float | bool]) -> Tensor:
             return torch.tensor(values).to(device)
+
+        def unless_none(values: Sequence[float | bool]) -> Tensor | None:
+            return over_members(values) if any(values) else None
 
         hot = any(a.temperature != 1.0 for a in algorithms)
         return cls(
@@ -69,14 +80,21 @@ class GrpoKnobs:
             by_sequence=over_members([a.aggregation is Aggregation.sequence for a in algorithms]),
             by_token=over_members([a.aggregation is Aggregation.token for a in algorithms]),
             by_std=over_members([a.advantage_scale is AdvantageScale.std for a in algorithms]),
+            leave_one_out=over_members([a.baseline is Baseline.leave_one_out for a in algorithms]),
+            sequence_ratio=unless_none([a.importance_level is ImportanceLevel.sequence for a in algorithms]),
+            overlong_buffers=unless_none([float(a.overlong_buffer) for a in algorithms]),
+            length_penalties=unless_none([float(a.length_penalty) for a in algorithms]),
+            mask_truncated=unless_none([a.mask_truncated for a in algorithms]),
         )
 
 
 def advantages_of_members(rewards: Tensor, knobs: GrpoKnobs) -> Tensor:
-    """`group_advantages` of rewards (members x groups, G), each member's own scale; the same shape."""
-    by_std = knobs.by_std.repeat_interleave(rewards.shape[0] // len(knobs.by_std))[:, None]
+    """`group_advantages` of rewards (members x groups, G), each member's own scale and baseline; the same shape."""
+    each, group = rewards.shape[0] // len(knobs.by_std), rewards.shape[1]
+    by_std, leave_one_out = (flags.repeat_interleave(each)[:, None] for flags in (knobs.by_std, knobs.leave_one_out))
     std, none = (group_advantages(rewards, scale) for scale in (AdvantageScale.std, AdvantageScale.none))
-    return torch.where(by_std, std, none)
+    advantages = torch.where(by_std, std, none)
+    return torch.where(leave_one_out, advantages * (group / (group - 1)), advantages)
 
 
 @timed_as("forward")
@@ -97,17 +115,18 @@ def grpo_losses(
     knobs: GrpoKnobs,
     max_answer_tokens: int,
     reference_log_probs: Tensor | None = None,
+    sequence_counts: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`grpo_loss` of each member, (M,), and its statistics of each member, (M,) each.
 
-    A member is normalised by its own answer tokens and sequences, masked-out sequences not counted; without any its
-    loss is zero and has no gradient.
+    A member is normalised by its own answer tokens and sequences; without any its loss is zero and has no gradient.
 
     Args:
         log_probs, old_log_probs, mask: (N, T). advantages: (N,). See `grpo_loss`.
         knobs: clip bounds, KL weights and aggregations.
         max_answer_tokens: the constant length of `Aggregation.constant`.
         reference_log_probs: (N, T); what stands at members without a KL weight reaches neither loss nor gradient.
+        sequence_counts: (M,), each member's sequences; left out, those that are not masked out.
     """
     members = len(knobs.lowest)
     each = mask.shape[0] // members
@@ -120,9 +139,11 @@ def grpo_losses(
 
     padding = ~mask
     lowest, highest = over_rows(knobs.lowest), over_rows(knobs.highest)
-    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest)
+    by_sequence = False if knobs.sequence_ratio is None else over_rows(knobs.sequence_ratio)
+    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest, by_sequence)
     lengths = mask.sum(dim=1)
-    tokens, sequences = by_member(lengths), by_member(lengths > 0)
+    tokens = by_member(lengths)
+    sequences = by_member(lengths > 0) if sequence_counts is None else sequence_counts
     with torch.no_grad():
         below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
         stats = {"clip_fraction": by_member(below | above) / tokens.clamp(min=1)}

@@ -45,14 +45,13 @@ class StackedAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         weights: nn.Parameter,
-        layout: StackLayout,
         members: Sequence[MemberOptimizer],
         *,
         row_by_row: bool | None = None,
     ) -> None:
         """`row_by_row` chooses the path (None: by the device); both make the same update to rounding."""
         super().__init__([weights], {"lr": 0.0})
-        self._weights, self._layout = weights, layout
+        self._weights = weights
         self._row_by_row = weights.device.type == "cpu" if row_by_row is None else row_by_row
         self._members = list(members)
         self._next_lrs: list[float] = []
@@ -78,7 +77,7 @@ class StackedAdamW(torch.optim.Optimizer):
         """One update of the active members from `weights.grad` (M, N), which is scaled in place where clipped."""
         gradients = self._weights.grad
         assert gradients is not None, "step() without a gradient"
-        self._measure(gradients)
+        self.grad_norms.copy_(torch.linalg.vector_norm(gradients, dim=1))
         if self._row_by_row:
             self._update_rows(gradients)
         else:
@@ -128,42 +127,35 @@ class StackedAdamW(torch.optim.Optimizer):
         self._lrs, self._active = column([0.0] * len(configs)), column([0.0] * len(configs))
         self._next_lrs, self._next_active = [], []
 
-    def _measure(self, gradients: Tensor) -> None:
-        """Norms by weight, then of these, as `clip_grad_norm_` does it: row by row even the rounding is the same."""
-        sizes = self._layout.sizes
-        if self._row_by_row:
-            pieces = torch._foreach_norm([piece for row in gradients for piece in row.split(sizes)])
-            rows = torch.stack(pieces).split(len(sizes))
-            self.grad_norms.copy_(torch.stack([torch.linalg.vector_norm(row) for row in rows]))
-        else:
-            by_weight = torch.stack([piece.norm(dim=1) for piece in gradients.split(sizes, dim=1)], dim=1)
-            self.grad_norms.copy_(torch.linalg.vector_norm(by_weight, dim=1))
-
     def _scales(self) -> Tensor:
         """(M, 1): 1 where the norm is within bounds. A product with the reciprocal, as in `clip_grad_norm_`."""
         return ((self.grad_norms[:, None] + 1e-6).reciprocal() * self._max_norms).clamp(max=1.0)
 
     def _update_rows(self, gradients: Tensor) -> None:
-        weights, scales = self._weights.detach(), self._scales().flatten().tolist()
-        for index, (member, lr) in enumerate(zip(self._members, self._next_lrs, strict=True)):
-            if not self._next_active[index]:
+        scales = self._scales()
+        if min(scales.flatten().tolist(), default=1.0) != 1.0:
+            gradients.mul_(scales)
+        # All views at once: made one by one they take as long as the updates.
+        tensors = (self._weights.detach(), gradients, self.exp_avg, self.exp_avg_sq, self.steps)
+        rows = zip(*(tensor.unbind() for tensor in tensors), strict=True)
+        turns = zip(rows, self._members, self._next_lrs, self._next_active, strict=True)
+        for (weights, gradient, first, second, count), member, lr, active in turns:
+            if not active:
                 continue
-            if scales[index] != 1.0:
-                gradients[index].mul_(scales[index])
-            count = self.steps[index]
+            config = member.config
             count += 1
             torch._fused_adamw_(
-                [weights[index]],
-                [gradients[index]],
-                [self.exp_avg[index]],
-                [self.exp_avg_sq[index]],
+                [weights],
+                [gradient],
+                [first],
+                [second],
                 [],
                 [count],
                 lr=lr,
-                beta1=member.config.beta1,
-                beta2=member.config.beta2,
-                weight_decay=member.config.weight_decay,
-                eps=member.config.eps,
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=config.weight_decay,
+                eps=config.eps,
                 amsgrad=False,
                 maximize=False,
             )

@@ -9,14 +9,14 @@ from experiments.fusion.engine import StackEngine
 from experiments.fusion.losses import sft_losses
 from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.shared_prompt import completion_logits
-from experiments.tasks import CharTokenizer, Problem
+from experiments.tasks import Problem, Tokenizer
 
 
 def sft_step(
     engine: StackEngine,
     batches: Sequence[Sequence[Problem]],
     lrs: Sequence[float],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     phase: Phase = any_time,
 ) -> list[StepValues]:
     """Trains each member on its own batch, all of one size, at its own rate; members may be at any step.
@@ -28,7 +28,7 @@ def sft_step(
         examples = [example for batch in batches for example in batch]
         prompts = encode_prompts([example.prompt for example in examples], tokenizer, engine.device)
         answers = encode_answers([example.answer for example in examples], tokenizer, engine.device)
-        counts = [sum(len(example.answer) + 1 for example in batch) for batch in batches]
+        counts = [sum(tokenizer.answer_length(example.answer) for example in batch) for batch in batches]
         token_counts = torch.tensor(counts, device=engine.device)
         logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding)
         losses = sft_losses(logits, answers.tokens, answers.mask, token_counts)
@@ -38,7 +38,7 @@ def sft_step(
     return [
         StepValues(
             updates=[{"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}],
-            tokens=sum(len(example.prompt) + len(example.answer) + 2 for example in batch),
+            tokens=count + sum(tokenizer.prompt_length(example.prompt) for example in batch),
         )
-        for loss, norm, lr, batch in zip(*read, lrs, batches, strict=True)
+        for loss, norm, lr, batch, count in zip(*read, lrs, batches, counts, strict=True)
     ]

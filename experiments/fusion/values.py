@@ -16,7 +16,8 @@ def any_time(name: str) -> AbstractContextManager[None]:
 @dataclass(frozen=True, slots=True)
 class StepValues:
     """updates: `train/*` values of each optimizer step, at weight 1. step: those of the step itself, at weight 1.
-    averages: means over the step's problems, weighted by `problems` of them. tokens: what the step computed.
+    averages: means over the step's problems, weighted by `problems` of them. tokens: what the step computed. rounds:
+    how many times it took a step's number of items from the data.
     """
 
     updates: list[dict[str, float]]
@@ -24,3 +25,4 @@ class StepValues:
     step: dict[str, float] = field(default_factory=dict)
     averages: dict[str, float] = field(default_factory=dict)
     problems: int = 0
+    rounds: int = 1

@@ -15,48 +15,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
+from experiments.models.attention import KVCache, RotaryTable, Sight, attend
 from orchestrator.schema.training import ModelConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
 NORM_EPS = 1e-6
 _EMBEDDING_STD = 0.02
-
-
-class KVCache:
-    """Keys and values of the rows seen so far, per layer, each (batch, kv_heads, rows, head_dim).
-
-    Functional: a forward pass concatenates to what is held and never writes into it, so gradients flow through a cache
-    as through any other tensor.
-    """
-
-    def __init__(self, layers: int) -> None:
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds rows (batch, kv_heads, new rows, head_dim) to a layer and returns all that it holds now."""
-        held_keys, held_values = self._keys[layer], self._values[layer]
-        if held_keys is not None and held_values is not None:
-            keys = torch.cat((held_keys, keys), dim=2)
-            values = torch.cat((held_values, values), dim=2)
-        self._keys[layer], self._values[layer] = keys, values
-        return keys, values
-
-    def select(self, batch: Tensor) -> None:
-        """Keeps the given batch entries (an index tensor) only."""
-        self._keys = [None if held is None else held[batch] for held in self._keys]
-        self._values = [None if held is None else held[batch] for held in self._values]
-
-    @property
-    def rows(self) -> int:
-        """How many rows each batch entry has."""
-        return 0 if self._keys[0] is None else self._keys[0].shape[2]
-
-    @property
-    def bytes(self) -> int:
-        """What the held tensors take [bytes]."""
-        return sum(held.nbytes for held in (*self._keys, *self._values) if held is not None)
 
 
 class RMSNorm(nn.Module):
@@ -70,56 +35,6 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
 
 
-def attend(
-    qkv: Tensor, kv_heads: int, rotation: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
-) -> Tensor:
-    """Softmax attention without its projections: (batch, rows, heads x head_dim).
-
-    qkv: (batch, rows, heads + 2 kv_heads, head_dim), queries first, then keys, then values. rotation and mask: see
-    `RotaryTable` and `Decoder.forward`.
-    """
-    batch, rows, all_heads, _ = qkv.shape
-    heads = all_heads - 2 * kv_heads
-    pairs = torch.view_as_complex(qkv[:, :, : heads + kv_heads].float().unflatten(-1, (-1, 2)))
-    rotated = torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype).transpose(1, 2)
-    queries, keys = rotated.split((heads, kv_heads), dim=1)
-    values = qkv[:, :, heads + kv_heads :].transpose(1, 2)
-    if cache is not None:
-        keys, values = cache.extend(layer, keys, values)
-    mixed = F.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=mask,
-        is_causal=mask is None and rows > 1,
-        enable_gqa=heads != kv_heads,
-    )
-    return mixed.transpose(1, 2).reshape(batch, rows, -1)
-
-
-class RotaryTable:
-    """exp(i position theta^(-2k/d)), grown on demand.
-
-    No module and no buffer: a module-wide cast to bf16 would ruin the angles.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        self._half, self._theta = config.d_model // config.heads // 2, config.rope_theta
-        self._table = torch.empty(0, dtype=torch.complex64)
-
-    def __call__(self, positions: Tensor, limit: int) -> Tensor:
-        """(rows or batch x rows, 1, head_dim / 2), complex.
-
-        Every position is below `limit`; to look at the largest would make the host wait for the device.
-        """
-        if self._table.shape[0] < limit or self._table.device != positions.device:
-            frequencies = self._theta ** (-torch.arange(self._half, dtype=torch.float64) / self._half)
-            angles = torch.outer(torch.arange(max(64, 2 * limit), dtype=torch.float64), frequencies)
-            table = torch.polar(torch.ones_like(angles), angles)
-            self._table = table.to(torch.complex64).to(positions.device)
-        return self._table[positions].unsqueeze(-2)
-
-
 class Attention(nn.Module):
     """Softmax attention with `kv_heads` key/value heads for `heads` query heads."""
 
@@ -131,9 +46,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.out = nn.Linear(self.heads * self.head_dim, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, sight: Sight, cache: KVCache | None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
-        return self.out(attend(qkv, self.kv_heads, rotation, mask, cache, self.layer))
+        return self.out(attend(qkv, self.kv_heads, rotation, sight, cache, self.layer))
 
 
 class SwiGLU(nn.Module):
@@ -159,8 +74,8 @@ class Layer(nn.Module):
         self.feed_forward_norm = RMSNorm(config.d_model)
         self.feed_forward = SwiGLU(config)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, mask, cache)
+    def forward(self, x: Tensor, rotation: Tensor, sight: Sight, cache: KVCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, sight, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -192,10 +107,12 @@ class Decoder(nn.Module):
         query row may look, broadcastable to (batch, heads, rows, cached rows + rows); None means causal, or everything
         for a single row. A `cache` is extended by these rows. `logits_from` is the first row whose logits are wanted.
         """
-        rotation = self._rotation(positions, tokens.shape[1] + (0 if cache is None else cache.rows))
+        keys = tokens.shape[1] + (0 if cache is None else cache.rows)
+        rotation = self._rotation(positions, keys)
         x = self.embedding(tokens)
+        sight = Sight.of(mask, x, self.config.heads, self.config.kv_heads, cached=cache is not None)
         for layer in self.layers:
-            x = layer(x, rotation, mask, cache)
+            x = layer(x, rotation, sight, cache)
         x = self.norm(x[:, logits_from:])
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 

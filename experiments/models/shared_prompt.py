@@ -102,7 +102,9 @@ def completion_logits(
     logits = model(tokens, positions, mask=mask, logits_from=layout.prompt_rows - 1)
     if group == 1:
         return logits
-    first = logits[:, :1].expand(batch, group, logits.shape[-1])
-    later = logits[:, 1:]
-    steps = torch.cat((first, later), dim=1).view(batch, length, group, -1)
-    return steps.transpose(1, 2).reshape(count, length, -1)
+    vocab = logits.shape[-1]
+    # One split and one concatenation, which puts the steps of each completion side by side: as few copies each way.
+    first, later = logits.split((1, logits.shape[1] - 1), dim=1)
+    shared = first[:, :, None].expand(batch, group, 1, vocab)
+    own = later.view(batch, length - 1, group, vocab).transpose(1, 2)
+    return torch.cat((shared, own), dim=2).view(count, length, vocab)

@@ -5,7 +5,7 @@ in its forward pass, and nothing at any other time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.models.adapter import Site
+from experiments.batches import seeded_generator
+from experiments.models.adapter import Adapter, Site, draw_adapter
 from experiments.models.hf import HfModel, find_sites, load_base
-from orchestrator.schema.training import HfModelConfig
+from orchestrator.schema.training import HfModelConfig, LoraConfig
 
 
 class LowRank(NamedTuple):
@@ -40,8 +41,9 @@ class FrozenBase:
     No module: a stack over it does not own its weights, and whoever asks a stack for parameters gets the adapters only.
     """
 
-    def __init__(self, model: nn.Module, target_modules: Sequence[str]) -> None:
-        """Freezes `model`. Raises ValueError for targets that it lacks, see `find_sites`."""
+    def __init__(self, model: nn.Module, target_modules: Sequence[str], path: str = "") -> None:
+        """Freezes `model`, which is that at `path`. Raises ValueError for targets that it lacks, see `find_sites`."""
+        self.path = path
         self.target_modules = tuple(target_modules)
         self.sites = find_sites(model, target_modules)
         self.model = HfModel(model.requires_grad_(False))
@@ -53,8 +55,16 @@ class FrozenBase:
     @classmethod
     def load(cls, config: HfModelConfig, device: torch.device) -> "FrozenBase":
         """The model that a stage's config names. Raises what `load_base` and `find_sites` do."""
-        model = load_base(Path(config.path), device, getattr(torch, config.dtype))
-        return cls(model, config.lora.target_modules)
+        model = load_base(Path(config.path), device, getattr(torch, config.dtype), config.attention)
+        base = cls(model, config.lora.target_modules, config.path)
+        if config.gradient_checkpointing:
+            base.model.recompute_layers(base._again)
+        return base
+
+    def fresh_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+        """An adapter of its own seed that changes nothing yet."""
+        generator = seeded_generator(seed, "weights")
+        return draw_adapter(self.sites, self.target_modules, lora.rank, lora.alpha, generator)
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +84,18 @@ class FrozenBase:
         finally:
             self._under_way = None
 
+    def _again(self) -> AbstractContextManager[None]:
+        """Around a layer that is computed again in the backward pass, when the pass under way now is long over."""
+        return self._resumed(self._under_way)
+
+    @contextmanager
+    def _resumed(self, under_way: _Pass | None) -> Iterator[None]:
+        now, self._under_way = self._under_way, under_way
+        try:
+            yield
+        finally:
+            self._under_way = now
+
     def _hook(self, site: Site) -> Any:
         def add_low_rank(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._under_way is None:
@@ -92,5 +114,5 @@ class FrozenBase:
 def low_rank(x: Tensor, adapters: LowRank) -> Tensor:
     """scale B A x: (members x batch, rows, out) of x (members x batch, rows, in), in the precision of the adapters."""
     flat = x.reshape(adapters.a.shape[0], -1, x.shape[-1]).to(adapters.a.dtype)
-    inner = torch.bmm(flat, adapters.a.transpose(1, 2)) * adapters.scales
+    inner = torch.bmm(flat, adapters.a.transpose(1, 2)) * adapters.scales.to(adapters.a.dtype)
     return torch.bmm(inner, adapters.b.transpose(1, 2)).view(*x.shape[:-1], -1)

@@ -4,26 +4,23 @@ What a `Bundle` calls a decoder is a `LoraStack` of one here: `fresh_member`, or
 over the same base.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import torch
+from torch import Tensor
 
-from experiments.batches import seeded_generator
 from experiments.fusion.bundle import Bundle
 from experiments.fusion.checkpoint import MemberEngine
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.engine import LoraEngine
-from experiments.fusion.lora.stack import LoraStack
+from experiments.fusion.lora.stack import LoraSize, LoraStack, adapter_layout
 from experiments.fusion.optimizer import MemberOptimizer
-from experiments.models.adapter import Adapter, draw_adapter, load_adapter, save_adapter
+from experiments.models.adapter import Adapter
 from experiments.models.decoder import Decoder
 from experiments.tasks import Task
 from orchestrator.schema.training import LoraConfig, StageConfig
-
-OPTIMIZER_FILE = "optimizer.pt"
 
 
 class LoraBundle(Bundle):
@@ -48,8 +45,7 @@ class LoraBundle(Bundle):
 
     def fresh_member(self, lora: LoraConfig, seed: int) -> LoraStack:
         """What a member starts from: an adapter of its own seed that changes nothing yet."""
-        generator = seeded_generator(seed, "weights")
-        return self.member_of(draw_adapter(self.base.sites, self.base.target_modules, lora.rank, lora.alpha, generator))
+        return self.member_of(self.base.fresh_adapter(lora, seed))
 
     def member_of(self, adapter: Adapter) -> LoraStack:
         """What a member starts from that goes on from another's adapter."""
@@ -67,29 +63,18 @@ class LoraBundle(Bundle):
 
 
 class LoraMemberEngine(MemberEngine):
-    """One member of a bundle. Its checkpoint is an adapter as peft loads it, and the state of its AdamW."""
+    """One member of a bundle. Its checkpoint is that of an adapter that trains alone, both ways."""
 
-    def __init__(self, bundle: LoraBundle, name: str, base_path: str) -> None:
-        """`base_path` is where the base was loaded from: peft's name for it in the adapter's configuration."""
+    def __init__(self, bundle: LoraBundle, name: str, lora: LoraConfig) -> None:
+        """`lora` is the member's own."""
         super().__init__(bundle, name)
-        self._loras, self._base_path = bundle, base_path
+        self._loras, self._lora = bundle, lora
 
-    @property
-    def layout(self) -> dict[str, Any]:
-        """What a checkpoint depends on; rank and alpha are the member's and are compared when it is loaded."""
-        return {"model.path": self._base_path, "model.lora.target_modules": sorted(self._loras.base.target_modules)}
+    def _model_layout(self) -> dict[str, Any]:
+        return adapter_layout(LoraSize(self._lora.rank, self._lora.alpha), self._loras.base.target_modules)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Adapter and optimizer state, at `folder/tag`."""
-        (folder / tag).mkdir(parents=True, exist_ok=True)
-        save_adapter(self._loras.adapter(self._name), self._base_path, folder / tag)
-        lr = self._loras.member(self._name).learning_rate()
-        torch.save(self._loras.loras.optimizer_state(self._place, lr), folder / tag / OPTIMIZER_FILE)
+    def _solo_weights(self) -> OrderedDict[str, Tensor]:
+        return OrderedDict(weights=self._loras.loras.solo_weights(self._place))
 
-    def load(self, folder: Path, tag: str) -> None:
-        """What `save` wrote. Hyperparameters stay those of the member.
-
-        Raises FileNotFoundError if it cannot be read, ValueError for an adapter of another shape, naming the field.
-        """
-        state = torch.load(folder / tag / OPTIMIZER_FILE, weights_only=True, map_location=self.device)
-        self._loras.loras.load(self._place, load_adapter(folder / tag), state)
+    def _restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+        self._loras.loras.load(self._place, weights["weights"], optimizer)

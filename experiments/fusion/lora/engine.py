@@ -1,6 +1,6 @@
 """A stack of adapters in training: `StackEngine` knows rows, here it is kept in mind whose rows they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.lora.stack import LoraStack
 from experiments.fusion.optimizer import MemberOptimizer, Moments, moments_of, solo_state
+from experiments.fusion.stack import StackLayout
 from experiments.models.adapter import Adapter
 
 
@@ -37,30 +38,31 @@ class LoraEngine(StackEngine):
         return self.loras.adapter(member)
 
     def optimizer_state(self, member: int, lr: float) -> dict[str, Any]:
-        """The state dict of the AdamW of an adapter that trains alone, in the order of peft's parameters."""
+        """The state dict of the AdamW of the member alone: a stack of one whose largest rank is the member's."""
+        moments = self.optimizer.moments(member)
+        first, second = self._narrow(moments.exp_avg, member), self._narrow(moments.exp_avg_sq, member)
+        alone = Moments(first, second, moments.steps)
+        return solo_state(alone, self._alone(member), self._optimizers[member], lr)
+
+    def solo_weights(self, member: int) -> Tensor:
+        """The weights (1, N) of the member alone, see `optimizer_state`."""
+        return self._narrow(self.loras.weights.detach()[member].cpu(), member)[None]
+
+    def load(self, member: int, weights: Tensor, optimizer_state: Mapping[str, Any]) -> None:
+        """What `solo_weights` and `optimizer_state` gave, of a member of this one's rank; hyperparameters stay."""
+        moments = moments_of(optimizer_state, self._alone(member), self.device)
+        first, second = self._wide(moments.exp_avg, member), self._wide(moments.exp_avg_sq, member)
+        row = self._wide(weights[0].to(self.device), member)
+        self.restore(member, row, Moments(first, second, moments.steps))
+
+    def _alone(self, member: int) -> StackLayout:
+        size = self.loras.lora_layout.at(self.loras.sizes[member].rank).row_size
+        return StackLayout(("weights",), ((1, size),), (size,))
+
+    def _narrow(self, row: Tensor, member: int) -> Tensor:
         layout, rank = self.loras.lora_layout, self.loras.sizes[member].rank
-        narrow, moments = layout.at(rank), self.optimizer.moments(member)
+        return layout.at(rank).pack(layout.narrow(row, rank))
 
-        def cut(row: Tensor) -> Tensor:
-            return narrow.pack(layout.narrow(row, rank))
-
-        alone = Moments(cut(moments.exp_avg), cut(moments.exp_avg_sq), moments.steps)
-        return solo_state(alone, narrow, self._optimizers[member], lr)
-
-    def load(self, member: int, adapter: Adapter, optimizer_state: dict[str, Any]) -> None:
-        """Gives a member an adapter and the state of its AdamW, as from a checkpoint; hyperparameters stay.
-
-        Raises ValueError for an adapter of another rank, alpha or other layers than the member's.
-        """
-        size, layout = self.loras.sizes[member], self.loras.lora_layout
-        for name, found, wanted in (("rank", adapter.rank, size.rank), ("alpha", adapter.alpha, size.alpha)):
-            if found != wanted:
-                raise ValueError(f"model.lora.{name}={wanted}: the checkpoint's adapter has {found}")
-        narrow = layout.at(size.rank)
-        moments = moments_of(optimizer_state, narrow, self.device)
-
-        def widen(row: Tensor) -> Tensor:
-            return layout.widen(narrow.unpack(row), size.rank)
-
-        wide = Moments(widen(moments.exp_avg), widen(moments.exp_avg_sq), moments.steps)
-        self.restore(member, layout.widen(adapter.weights, size.rank).to(self.device), wide)
+    def _wide(self, row: Tensor, member: int) -> Tensor:
+        layout, rank = self.loras.lora_layout, self.loras.sizes[member].rank
+        return layout.widen(layout.at(rank).unpack(row), rank)

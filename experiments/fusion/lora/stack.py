@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ class LoraSize:
 
     rank: int
     alpha: float
+
+
+def adapter_layout(size: LoraSize, target_modules: Sequence[str]) -> dict[str, Any]:
+    """What an adapter's checkpoint depends on."""
+    return {"rank": size.rank, "alpha": size.alpha, "target_modules": sorted(target_modules)}
 
 
 class LoraStack(nn.Module):
@@ -95,11 +101,11 @@ class LoraStack(nn.Module):
         with self.base.adapted(tokens.shape[0], adapters) as model:
             return model(tokens, positions, mask, cache, logits_from)
 
-    def adapter(self, member: int) -> Adapter:
+    def adapter(self, member: int = 0) -> Adapter:
         """A copy of one member's adapter, in its own rank."""
         size = self._sizes[member]
         weights = self.lora_layout.narrow(self.weights.detach()[member], size.rank)
-        copies = {name: weight.clone() for name, weight in weights.items()}
+        copies = {name: weight.float().clone() for name, weight in weights.items()}
         return Adapter(size.rank, size.alpha, self.base.target_modules, copies)
 
     def decoder(self, member: int) -> "LoraStack":
@@ -110,6 +116,10 @@ class LoraStack(nn.Module):
         """A stack with copies of some members' adapters, in the given order, over the same base."""
         rows = self.weights.detach()[list(members)]
         return LoraStack(self.base, self.lora_layout, rows, [self._sizes[member] for member in members])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LoraStack":
+        """With copies of the adapters, over the same base."""
+        return self.select(range(self.members))
 
     def require_same_kind(self, other: "LoraStack") -> None:
         """Raises ValueError unless the members of both could be in one stack."""

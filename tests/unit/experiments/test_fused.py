@@ -1,6 +1,8 @@
 """The fused stage: each member goes the way of its stage alone, however it comes and goes, and fails alone."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,14 +98,14 @@ def last_checkpoint(tmp_path, where, step=50, number=0):
     return tmp_path / where / f"solo-{number}" / "checkpoints" / f"step-{step}"
 
 
-def same_tree(mine, theirs):
+def same_tree(mine, theirs, tolerance=WEIGHTS):
     """Whether two nested states are the same, tensors within tolerance."""
     if isinstance(mine, dict):
-        return mine.keys() == theirs.keys() and all(same_tree(mine[key], theirs[key]) for key in mine)
+        return mine.keys() == theirs.keys() and all(same_tree(mine[key], theirs[key], tolerance) for key in mine)
     if isinstance(mine, (list, tuple)):
-        return len(mine) == len(theirs) and all(map(same_tree, mine, theirs))
+        return len(mine) == len(theirs) and all(same_tree(*pair, tolerance) for pair in zip(mine, theirs, strict=True))
     if isinstance(mine, torch.Tensor):
-        return torch.allclose(mine.double(), theirs.double(), **WEIGHTS)
+        return torch.allclose(mine.double(), theirs.double(), **tolerance)
     return bool((mine == theirs).all()) if hasattr(mine, "all") else mine == theirs
 
 
@@ -138,8 +140,44 @@ def test_a_members_last_checkpoint_is_that_of_its_stage(study, tmp_path, algorit
     assert same_tree(first["random"], second["random"])
     assert same_tree({**first["progress"], "start_accuracy": 0.0}, {**second["progress"], "start_accuracy": 0.0})
     first, second = (torch.load(path / STATES, weights_only=False) for path in (mine, theirs))
-    for name in ("module", "optimizer", "global_steps"):
-        assert same_tree(first[name], second[name]), name
+    assert first["global_steps"] == second["global_steps"]
+    assert same_tree(first["module"], second["module"])
+    assert same_tree(first["optimizer"], second["optimizer"], SERIES)  # moments are of the size of gradients
+
+
+def _note_evaluations():
+    """Prints each evaluation of the stack: split and members."""
+    from experiments.fusion.bundle import Bundle
+
+    evaluate = Bundle.evaluate
+
+    def noted(self, names, split, batch_size):
+        with Path("evaluated").open("a") as file:
+            print(split, len(names), file=file)
+        return evaluate(self, names, split, batch_size)
+
+    Bundle.evaluate = noted
+
+
+def test_those_that_begin_with_one_output_are_evaluated_on_it_once(study, tmp_path, monkeypatch):
+    even, _, parent = study
+    monkeypatch.chdir(tmp_path)
+    first, second, late = seats_of(variants(even, SFT, 3), parent)
+    run = fuse(tmp_path, [first, second, replace(late, arrives_at=3)], function=_note_evaluations)
+    evaluated = (tmp_path / "evaluated").read_text().splitlines()
+    assert evaluated[:2] == ["test 1", "dev 1"]
+    assert evaluated.count("test 1") == 2  # the second: who came late ends alone
+    starts = {result.outcome.metrics["start_accuracy"] for result in run.results.values()}
+    assert len(run.results) == 3
+    assert len(starts) == 1
+
+
+def test_those_that_begin_with_nothing_but_their_seeds_are_each_evaluated(study, tmp_path, monkeypatch):
+    even, _, _ = study
+    monkeypatch.chdir(tmp_path)
+    datas = [{**data, "seed": seed} for seed, data in enumerate(variants(even, SFT, 2))]
+    fuse(tmp_path, seats_of(datas, ""), function=_note_evaluations)
+    assert (tmp_path / "evaluated").read_text().splitlines()[:2] == ["test 2", "dev 2"]
 
 
 @BOTH

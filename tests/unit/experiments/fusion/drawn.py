@@ -19,7 +19,13 @@ POLICY = {
     "clip_high": st.floats(0.05, 0.4),
     "kl_weight": st.one_of(st.just(0.0), st.floats(0.01, 1.0)),
     "aggregation": st.sampled_from(["sequence", "token", "constant"]),
+    "importance_level": st.sampled_from(["token", "sequence"]),
+    "baseline": st.sampled_from(["group", "leave_one_out"]),
     "advantage_scale": st.sampled_from(["std", "none"]),
+    "max_sampling_rounds": st.integers(1, 3),
+    "overlong_buffer": st.integers(0, 3),
+    "mask_truncated": st.booleans(),
+    "length_penalty": st.one_of(st.just(0.0), st.floats(0.01, 0.5)),
 }
 # A run of stages takes seconds: the same few examples every time, and one that fails isn't shrunk, for many minutes.
 DRAWN = settings(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.fusion.bundle import Bundle, SoloProgress
-from experiments.fusion.grpo import GrpoTurn, grpo_step
+from experiments.fusion.grpo import Draw, GrpoTurn, grpo_step
 from experiments.rollout import sampling_noise
 from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema.training import stage_config
@@ -153,8 +153,7 @@ def test_a_member_none_of_whose_groups_differ_is_not_updated(folder):
     turns = [
         GrpoTurn(
             stage_config(datas[name]).algorithm,
-            task.rl[4 * index : 4 * index + 4],
-            sampling_noise(16, 3, torch.Generator().manual_seed(1)),
+            iter([Draw(task.rl[4 * index : 4 * index + 4], sampling_noise(16, 3, torch.Generator().manual_seed(1)))]),
             lr=1e-2,
         )
         for index, name in enumerate(datas)
@@ -221,6 +220,6 @@ def test_a_kl_weight_needs_references(folder):
     task = load_task(stage_config(data).task, folder / "cache")
     bundle = Bundle(task, stage_config(data), CPU)
     bundle.put_in("0", SoloProgress(stage_config(data)), initial(data, None))
-    turn = GrpoTurn(stage_config(data).algorithm, task.rl[:4], torch.rand(16, 3), 1e-3)
+    turn = GrpoTurn(stage_config(data).algorithm, iter([Draw(task.rl[:4], torch.rand(16, 3))]), 1e-3)
     with pytest.raises(ValueError, match="kl_weight needs its initial policy"):
         grpo_step(bundle.engine, [turn], task, CharTokenizer())

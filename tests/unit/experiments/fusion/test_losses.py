@@ -5,14 +5,26 @@ import torch
 
 from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, sft_losses, tempered_log_probs
 from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
-from orchestrator.schema.training import AdvantageScale, Aggregation, GrpoConfig
+from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, GrpoConfig, ImportanceLevel
 
 CPU = torch.device("cpu")
 EACH, LENGTH, VOCAB = 6, 4, 11
 ALGORITHMS = [
     GrpoConfig(aggregation=Aggregation.sequence, kl_weight=0.3),
-    GrpoConfig(aggregation=Aggregation.token, temperature=0.7, clip_low=0.05, clip_high=0.4),
-    GrpoConfig(aggregation=Aggregation.constant, temperature=1.3, kl_weight=0.1, advantage_scale=AdvantageScale.none),
+    GrpoConfig(
+        aggregation=Aggregation.token,
+        temperature=0.7,
+        clip_low=0.05,
+        clip_high=0.4,
+        importance_level=ImportanceLevel.sequence,
+    ),
+    GrpoConfig(
+        aggregation=Aggregation.constant,
+        temperature=1.3,
+        kl_weight=0.1,
+        advantage_scale=AdvantageScale.none,
+        baseline=Baseline.leave_one_out,
+    ),
 ]
 MEMBERS = len(ALGORITHMS)
 
@@ -67,6 +79,7 @@ def _policy_losses(algorithms):
             max_answer_tokens=LENGTH,
             reference_log_probs=reference[rows] if algorithm.kl_weight else None,
             kl_weight=algorithm.kl_weight,
+            importance_level=algorithm.importance_level,
         )
         loss.backward()
         expected.append((float(loss.detach()), solo))
@@ -125,7 +138,29 @@ def test_advantages_are_scaled_as_each_member_says():
     knobs = GrpoKnobs.of(ALGORITHMS, CPU)
     advantages = advantages_of_members(rewards, knobs)
     assert torch.equal(advantages[:2], group_advantages(rewards, AdvantageScale.std)[:2])
-    assert torch.equal(advantages[2:], group_advantages(rewards, AdvantageScale.none)[2:])
+    expected = group_advantages(rewards, AdvantageScale.none, Baseline.leave_one_out)
+    torch.testing.assert_close(advantages[2:], expected[2:])
+
+
+def test_masked_out_sequences_count_where_they_are_given():
+    logits, targets, mask, _ = _draw()
+    mask[::EACH] = False
+    log_probs = token_log_probs(logits, targets)
+    counts = torch.full((MEMBERS,), EACH)
+    knobs = GrpoKnobs.of([GrpoConfig()] * MEMBERS, CPU)
+    advantages = torch.arange(MEMBERS * EACH).float()
+    losses, _ = grpo_losses(log_probs, log_probs, advantages, mask, knobs, LENGTH, sequence_counts=counts)
+    options = {"clip_low": 0.2, "clip_high": 0.2, "aggregation": Aggregation.sequence, "max_answer_tokens": LENGTH}
+    expected = [
+        float(grpo_loss(log_probs[rows], log_probs[rows], advantages[rows], mask[rows], **options)[0])
+        for rows in map(_rows, range(MEMBERS))
+    ]
+    assert losses.tolist() == pytest.approx(expected)
+
+
+def test_options_that_nobody_uses_are_not_even_computed():
+    knobs = GrpoKnobs.of([GrpoConfig()] * 2, CPU)
+    assert (knobs.sequence_ratio, knobs.overlong_buffers, knobs.length_penalties, knobs.mask_truncated) == (None,) * 4
 
 
 def test_temperatures_of_one_are_not_even_divided_by():

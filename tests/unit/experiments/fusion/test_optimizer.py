@@ -27,7 +27,7 @@ def _gradient(step, member):
 def _stack(row_by_row, members=MEMBERS):
     generator = torch.Generator().manual_seed(0)
     weights = torch.nn.Parameter(torch.randn(len(MEMBERS), LAYOUT.row_size, generator=generator)[: len(members)])
-    return weights, StackedAdamW(weights, LAYOUT, members, row_by_row=row_by_row)
+    return weights, StackedAdamW(weights, members, row_by_row=row_by_row)
 
 
 def _step(weights, optimizer, step, lrs=LRS, active=None):
@@ -146,7 +146,7 @@ def test_moments_that_were_given_are_used_from_the_next_step_on():
     _step(weights, optimizer, 0, lrs=LRS[:1])
     row, moments = weights.detach().clone(), optimizer.moments(0)
     _step(weights, optimizer, 1, lrs=LRS[:1])
-    again = StackedAdamW(other := torch.nn.Parameter(row), LAYOUT, MEMBERS[:1], row_by_row=True)
+    again = StackedAdamW(other := torch.nn.Parameter(row), MEMBERS[:1], row_by_row=True)
     again.set_moments(0, Moments(moments.exp_avg, moments.exp_avg_sq, moments.steps))
     _step(other, again, 1, lrs=LRS[:1])
     assert torch.equal(other, weights)

@@ -1,8 +1,10 @@
 """A stack decodes, samples and evaluates as its members do alone."""
 
+import pytest
 import torch
 
 from experiments.batches import Prompts, encode_prompts
+from experiments.evaluate import FOLDS
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.evaluate import evaluate_members
 from experiments.rollout import generate, sampling_noise
@@ -103,6 +105,15 @@ def test_members_are_evaluated_as_alone():
     expected = [_expected(decoder, problems) for decoder in decoders]
     assert [(result.accuracy, result.tokens_per_answer) for result in results] == expected
     assert all(result.low <= result.accuracy <= result.high for result in results)
+
+
+def test_the_folds_of_a_member_are_those_of_the_member_alone():
+    decoders = _members()
+    problems = [Problem(f"{a}+{b}=", "") for a in range(6) for b in (1, 22, 3)]
+    results = evaluate_members(StackedDecoder.of(decoders), _task(), problems, TOKENIZER, batch_size=5)
+    for decoder, result in zip(decoders, results, strict=True):
+        alone = [_expected(decoder, problems[fold::FOLDS])[0] for fold in range(FOLDS)]
+        assert result.folds == pytest.approx(alone)
 
 
 def test_some_members_can_be_evaluated_without_the_others():

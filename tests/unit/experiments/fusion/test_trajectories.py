@@ -50,6 +50,22 @@ def test_padding_to_the_longest_of_all_members_changes_nothing_but_rounding(stud
     compare(tmp_path, variants(mixed, ALGORITHMS[algorithm], 2), parent)
 
 
+def test_members_that_sample_on_go_the_ways_they_go_alone(study, tmp_path):
+    """Each for as many rounds as it needs; what their completions' lengths cost them is their own too."""
+    _, even, _, parent = study
+    knobs = (
+        {"max_sampling_rounds": 3, "aggregation": "token", "overlong_buffer": 2, "mask_truncated": True},
+        {"length_penalty": 0.2, "importance_level": "sequence", "clip_high": 0.02},
+        {"max_sampling_rounds": 2, "baseline": "leave_one_out", "advantage_scale": "none", "kl_weight": 0.1},
+    )
+    datas = [variant(even, {**GRPO, "name": "dapo"}, seed, lr=3e-4, **these) for seed, these in enumerate(knobs)]
+    fused = compare(tmp_path, datas, parent)
+    for member, most in (("0", 3), ("2", 2)):
+        rounds = fused.values(member, "train/sampling_rounds")
+        assert (min(rounds), max(rounds)) == (1, most)
+    assert not fused.values("1", "train/sampling_rounds")
+
+
 def test_grpo_members_learn_and_skip_by_themselves(study, tmp_path):
     """The comparison above is of runs in which there is something to compare."""
     _, even, _, parent = study

@@ -15,13 +15,14 @@ from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.bundle import LoraBundle
 from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
 from experiments.models.adapter import Adapter, draw_adapter
-from experiments.models.hf import HfModel, LoraModel, find_sites
+from experiments.models.hf import HfModel, find_sites
 from experiments.models.shared_prompt import completion_logits
 from experiments.rewards import completion_rewards
 from experiments.rollout import generate, sampling_noise
 from experiments.tasks import CharTokenizer, Task, load_task
 from orchestrator.schema.training import LoraConfig, stage_config
 from tests.unit.experiments.fusion.fused_runs import CPU, GRPO, SFT, FusedRun, advance
+from tests.unit.experiments.peft_alone import LoraModel
 
 TOKENIZER = CharTokenizer()
 TARGETS = ("q_proj", "v_proj", "down_proj")

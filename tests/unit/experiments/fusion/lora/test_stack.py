@@ -10,7 +10,7 @@ from torch import nn
 from experiments.batches import encode_prompts
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.stack import LoraStack
-from experiments.models.hf import HfModel, LoraModel
+from experiments.models.hf import HfModel
 from experiments.models.shared_prompt import completion_logits
 from experiments.rollout import generate
 from orchestrator.schema.fusion_key import fusion_key
@@ -26,6 +26,7 @@ from tests.unit.experiments.fusion.lora.lora_runs import (
     random_adapter,
     tiny_model,
 )
+from tests.unit.experiments.peft_alone import LoraModel
 
 CLOSE = {"atol": 5e-4, "rtol": 1e-4}
 
