@@ -1,4 +1,4 @@
-"""Losses of supervised fine-tuning and of group-relative policy optimization, as pure functions of tensors.
+"""Losses of supervised fine-tuning, group-relative and direct preference optimization, as pure functions of tensors.
 
 Shapes use P prompts, G completions per prompt (a group), N sequences, T token positions, V tokens in the vocabulary.
 Log-probabilities are in nats. A `mask` (N, T) is 1 (or True) at the answer's tokens, its EOS included, and 0 at prompt
@@ -15,23 +15,28 @@ import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 
 from experiments.parts import timed_as
-from orchestrator.schema.training import AdvantageScale, Aggregation
+from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, ImportanceLevel
 
 IGNORED = -100
 """The target that `cross_entropy` skips."""
 
 
-def group_advantages(rewards: Tensor, scale: AdvantageScale, eps: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor, scale: AdvantageScale, baseline: Baseline = Baseline.group, eps: float = 1e-4
+) -> Tensor:
     """Advantage of each completion over the others of its group.
 
     `std`: A_ij = (r_ij - mean_j r_ij) / (std_j r_ij + eps), GRPO (arXiv:2402.03300, section 4.1.2). The standard
     deviation is the unbiased one (G - 1), as in TRL and verl; `eps` has the unit of the rewards.
     `none`: A_ij = r_ij - mean_j r_ij, Dr. GRPO (arXiv:2503.20783, section 3.1): dividing by the deviation would
     give more weight to prompts that are almost always, or almost never, solved.
+    Those are with the baseline `group`. `leave_one_out` takes the mean over the others of the group,
+    r_ij - 1/(G-1) sum_{k != j} r_ik: RLOO (arXiv:2402.14740, section 2), which is G / (G - 1) times as much.
 
     Args:
         rewards: (P, G).
         scale: what the centred rewards are divided by.
+        baseline: what they are compared with.
         eps: added to the standard deviation.
 
     Returns:
@@ -43,6 +48,9 @@ def group_advantages(rewards: Tensor, scale: AdvantageScale, eps: float = 1e-4) 
     if rewards.dim() != 2 or rewards.size(1) < 2:
         raise ValueError(f"rewards must be (prompts, group size >= 2), got {tuple(rewards.shape)}")
     centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if baseline is Baseline.leave_one_out:
+        group = rewards.size(1)
+        centred = centred * (group / (group - 1))
     if scale is AdvantageScale.none:
         return centred
     return centred / (rewards.std(dim=1, keepdim=True) + eps)
@@ -91,18 +99,37 @@ def clipped_surrogate(
     mask: Tensor,
     lowest: Tensor | float,
     highest: Tensor | float,
+    by_sequence: Tensor | bool = False,
 ) -> tuple[Tensor, Tensor]:
     """-min(w A, clip(w, lowest, highest) A) per token, and w = policy / old policy; both (N, T), w is 1 at padding.
 
     Args:
         log_probs, old_log_probs, mask: (N, T). advantages: (N,).
         lowest, highest: bounds of the ratio: both numbers, or both (N, 1).
+        by_sequence: whether w is that of the sequence, see `sequence_log_ratio`; a bool, or (N, 1) of them.
     """
     # Filled before the exponential: infinity at a padded position would turn into NaN once multiplied by zero.
-    ratio = (log_probs - old_log_probs).masked_fill(~mask.bool(), 0.0).exp()
+    log_ratio = (log_probs - old_log_probs).masked_fill(~mask.bool(), 0.0)
+    if by_sequence is not False:
+        of_sequence = sequence_log_ratio(log_ratio, mask)
+        log_ratio = of_sequence if by_sequence is True else torch.where(by_sequence, of_sequence, log_ratio)
+    ratio = log_ratio.exp()
     clipped = ratio.clamp(lowest, highest)  # type: ignore[arg-type]
     advantages = advantages.unsqueeze(1)
     return -torch.minimum(ratio * advantages, clipped * advantages), ratio
+
+
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """log s = 1/|y| sum_t log(policy / old policy), at each token of its sequence, 0 at padding; (N, T).
+
+    The sequence-level importance ratio of GSPO (arXiv:2507.18071, eq. 7): a likelihood ratio of the whole completion,
+    its |y|-th root taken so that ratios of any length fall into one range.
+
+    Args:
+        log_ratio: (N, T), 0 at padding. mask: (N, T).
+    """
+    mean = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return mean.expand_as(log_ratio).masked_fill(~mask.bool(), 0.0)
 
 
 def clipped_tokens(
@@ -128,6 +155,7 @@ def grpo_loss(
     sequence_count: Tensor | float | None = None,
     reference_log_probs: Tensor | None = None,
     kl_weight: float = 0.0,
+    importance_level: ImportanceLevel = ImportanceLevel.token,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate of GRPO with asymmetric clip and an optional penalty on the KL to a reference.
 
@@ -148,6 +176,8 @@ def grpo_loss(
         sequence_count: sequences in the global batch.
         reference_log_probs: (N, T), under the reference policy.
         kl_weight: weight of the KL penalty (beta in the paper), in loss per nat.
+        importance_level: what w is of. `sequence` with `Aggregation.sequence` is GSPO's objective (arXiv:2507.18071,
+            eq. 5): a sequence's tokens have one w, and their mean is that sequence's term.
 
     Returns:
         The loss (scalar), and detached means over this batch's answer tokens: `ratio` (w), `clip_fraction` (share of
@@ -161,7 +191,8 @@ def grpo_loss(
         raise ValueError(f"kl_weight={kl_weight} needs reference_log_probs")
     padding = ~mask.bool()
     lowest, highest = 1.0 - clip_low, 1.0 + clip_high
-    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest)
+    by_sequence = importance_level is ImportanceLevel.sequence
+    per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest, by_sequence)
     with torch.no_grad():
         tokens = mask.sum().clamp(min=1)
         below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
@@ -219,3 +250,49 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor, token_count: Tensor 
     answers = targets.masked_fill(~mask.bool(), IGNORED)
     total = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (mask.sum().clamp(min=1) if token_count is None else token_count)
+
+
+def sequence_log_probs(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """log p(y | x) = sum_t m_t log p(y_t | x, y_<t) of each sequence, (N,), in nats; both arguments (N, T)."""
+    return log_probs.masked_fill(~mask.bool(), 0.0).sum(dim=1)
+
+
+@timed_as("forward")
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    pair_count: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Direct preference optimization: mean over pairs of -log sigmoid(beta d), where
+
+    d = [log pi(y_w|x) - log ref(y_w|x)] - [log pi(y_l|x) - log ref(y_l|x)]: DPO (arXiv:2305.18290, eq. 7). With a
+    `label_smoothing` e, -(1 - e) log sigmoid(beta d) - e log sigmoid(-beta d): labels are wrong with probability e
+    (conservative DPO, eq. 5 of https://ericmitchell.ai/cdpo.pdf).
+
+    Args:
+        chosen, rejected: (N,), log-probabilities of the better and the worse completion of each pair under the policy,
+            see `sequence_log_probs`; they carry the gradient.
+        reference_chosen, reference_rejected: (N,), under the reference.
+        beta: strength of the tie to the reference, per nat.
+        label_smoothing: e, from 0 up to, not including, 0.5.
+        pair_count: pairs in the global batch.
+
+    Returns:
+        The loss (scalar), and detached means over this batch's pairs: `margin` (beta d), `preference_accuracy` (share
+        of pairs with d > 0), `chosen_reward` and `rejected_reward` (beta times log-ratio to the reference).
+    """
+    chosen_reward, rejected_reward = beta * (chosen - reference_chosen), beta * (rejected - reference_rejected)
+    margin = chosen_reward - rejected_reward
+    losses = -(1.0 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+    stats = {
+        "margin": margin.detach().mean(),
+        "preference_accuracy": (margin > 0).float().mean(),
+        "chosen_reward": chosen_reward.detach().mean(),
+        "rejected_reward": rejected_reward.detach().mean(),
+    }
+    return losses.sum() / (len(losses) if pair_count is None else pair_count), stats

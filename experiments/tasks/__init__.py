@@ -2,6 +2,6 @@
 
 from experiments.tasks.loading import load_task
 from experiments.tasks.task import Problem, Task, TaskError
-from experiments.tasks.tokenizer import CharTokenizer
+from experiments.tasks.tokenizer import CharTokenizer, Tokenizer, tokenizer_of
 
-__all__ = ["CharTokenizer", "Problem", "Task", "TaskError", "load_task"]
+__all__ = ["CharTokenizer", "Problem", "Task", "TaskError", "Tokenizer", "load_task", "tokenizer_of"]

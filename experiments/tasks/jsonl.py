@@ -1,16 +1,19 @@
 """Prompts and answers from a JSONL file: an object with the strings `prompt` and `answer` per line; blank lines are
-skipped, other fields stay in the entry, which is the line itself. The verifier is exact match.
+skipped, other fields stay in the entry, which is the line itself. A string `reasoning` is written before the answer
+where `answer_format=cot`. The verifier is one of `VERIFIERS`.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.tasks.task import Problem, TaskError, answer_format
-from experiments.tasks.tokenizer import CharTokenizer
+from experiments.tasks.task import Problem, TaskError, Verifier, answer_format
+from experiments.tasks.tokenizer import Tokenizer
 from orchestrator.schema.training import TaskConfig
 
 
-def read(config: TaskConfig) -> list[Problem]:
+def read(config: TaskConfig, tokenizer: Tokenizer) -> list[Problem]:
     """Every problem of `config.path`, in the file's order.
 
     Raises:
@@ -25,7 +28,8 @@ def read(config: TaskConfig) -> list[Problem]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    problems = [_problem(line, f"{path}:{number}", config) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    problems = [_problem(line, f"{path}:{number}", config, tokenizer) for number, line in numbered]
     if not problems:
         raise TaskError(f"task.path={config.path!r} has no lines; add objects with `prompt` and `answer`, one a line")
     return problems
@@ -36,7 +40,27 @@ def exact_match(answer: str, problem: Problem) -> float:
     return float(answer == json.loads(problem.entry)["answer"])
 
 
-def _problem(line: str, where: str, config: TaskConfig) -> Problem:
+def last_number(answer: str, problem: Problem) -> float:
+    """1.0 if the last number in `answer` is that in the entry's answer (in GSM8K: after `####`); else 0.0.
+
+    Commas between digits, a currency sign before and a full stop behind are no part of a number.
+    """
+    mine, theirs = _last_number(answer), _last_number(json.loads(problem.entry)["answer"])
+    return float(mine is not None and mine == theirs)
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+
+VERIFIERS: Mapping[str, Verifier] = {"exact": exact_match, "last_number": last_number}
+"""`TaskConfig.verifier` -> the verifier."""
+
+
+def _problem(line: str, where: str, config: TaskConfig, tokenizer: Tokenizer) -> Problem:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -50,7 +74,7 @@ def _problem(line: str, where: str, config: TaskConfig) -> Problem:
             raise TaskError(f"{where}: `{name}` is {entry[name]!r}; use a string that is not empty")
     prompt = entry["prompt"].replace(" ", "") if config.strip_spaces else entry["prompt"]
     try:
-        CharTokenizer().encode(prompt + entry["answer"])
+        tokenizer.check(prompt + str(entry.get("reasoning", "")) + entry["answer"])
     except ValueError as error:
         raise TaskError(f"{where}: {error}") from None
-    return Problem(prompt, answer_format(config)(entry["answer"]), line)
+    return Problem(prompt, answer_format(config).write(entry["answer"], str(entry.get("reasoning", ""))), line)

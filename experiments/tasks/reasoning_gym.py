@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+from experiments.tasks.reasoning import reasoning
 from experiments.tasks.task import Problem, TaskError, answer_format
 from experiments.tasks.tokenizer import CharTokenizer
 from orchestrator.schema.training import TaskConfig
@@ -46,7 +47,8 @@ def generate(config: TaskConfig) -> list[Problem]:
         prompt, text = _prompt(entry, config), _json(entry, config)
         entry_obstacle = _obstacle(dataset, entry["answer"], prompt, text)
         if entry_obstacle is None:
-            problems.append(Problem(prompt, trained(entry["answer"]), text))
+            answer = trained.write(entry["answer"], reasoning(config.dataset, entry))
+            problems.append(Problem(prompt, answer, text))
         else:
             obstacle = entry_obstacle
     if obstacle is not None and not problems:

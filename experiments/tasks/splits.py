@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from experiments.tasks.task import Problem, TaskError
+from experiments.tasks.task import Problem, TaskError, answer_format
 from orchestrator.schema.training import TaskConfig
 
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:\.\d+)?")
@@ -42,10 +42,11 @@ def distinct_in_order(problems: Iterable[Problem], config: TaskConfig) -> list[P
         TaskError: if `config.commutative` and two problems that it makes one have different answers.
     """
     kept: dict[str, Problem] = {}
+    plain = answer_format(config).read  # two ways to one answer may be reasoned differently
     for problem in problems:
         key = canonical_key(problem.prompt, config.commutative)
         first = kept.setdefault(key, problem)
-        if config.commutative and first.answer != problem.answer:
+        if config.commutative and plain(first.answer) != plain(problem.answer):
             raise TaskError(
                 f"task.commutative=true: {first.prompt!r} and {problem.prompt!r} have different answers "
                 f"({first.answer!r}, {problem.answer!r}); set it to false"

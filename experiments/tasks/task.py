@@ -4,9 +4,10 @@ A *source* makes problems and owns their *verifier*. A problem's *entry* is the 
 text: a trial loads thousands of problems and its verifier asks for few of them, so each is parsed when it is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from experiments.tasks.formats import ANSWER_FORMATS, AnswerFormat
 from orchestrator.schema.training import TaskConfig
 
 
@@ -31,26 +32,24 @@ Verifier = Callable[[str, Problem], float]
 answer scores at least 1."""
 
 
-def _same(text: str) -> str:
-    return text
-
-
-def _reversed(text: str) -> str:
-    return text[::-1]
-
-
-ANSWER_FORMATS: Mapping[str, Callable[[str], str]] = {"plain": _same, "reversed": _reversed}
-"""Plain answer -> trained answer. Each is its own inverse."""
-
-
-def answer_format(config: TaskConfig) -> Callable[[str], str]:
-    """The function behind `config.answer_format`. Raises TaskError for a name that `ANSWER_FORMATS` lacks."""
+def answer_format(config: TaskConfig) -> AnswerFormat:
+    """What `config.answer_format` names. Raises TaskError for a name that `ANSWER_FORMATS` lacks."""
     try:
         return ANSWER_FORMATS[config.answer_format]
     except KeyError:
         raise TaskError(
             f"task.answer_format={config.answer_format!r}: use one of {', '.join(ANSWER_FORMATS)}"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of a curriculum: what is trained on in place of the task's own problems, for the first `until` of them
+    that a stage takes. None is measured on."""
+
+    until: int
+    supervised: list[Problem]
+    rl: list[Problem]
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,24 @@ class Task:
     dev: list[Problem]
     test: list[Problem]
     verifier: Verifier = field(repr=False)
+    levels: tuple[Level, ...] = ()
 
-    def reward(self, problem: Problem, completion: str) -> float:
-        """1.0 if the verifier scores `completion` at least `reward_threshold`, else 0.0.
+    def accuracy(self, problem: Problem, completion: str) -> float:
+        """1.0 if the verifier scores the answer in `completion` at least `reward_threshold`, else 0.0.
 
         `completion` is decoded text without EOS, in the trained format; the format is undone before the verifier sees
         it. A completion equal to the reference needs no verifier: its score is at least 1, which no threshold exceeds.
         """
         if completion == problem.answer:
             return 1.0
-        plain = ANSWER_FORMATS[self.config.answer_format](completion)
-        return float(self.verifier(plain, problem) >= self.config.reward_threshold)
+        plain = ANSWER_FORMATS[self.config.answer_format].read(completion)
+        return 0.0 if plain is None else float(self.verifier(plain, problem) >= self.config.reward_threshold)
+
+    def reward(self, problem: Problem, completion: str) -> float:
+        """What a completion is trained on: its `accuracy`, and 1 or 0 for keeping to the format, each with its weight
+        (arXiv:2501.12948, section 2.2.2)."""
+        weights = self.config.reward
+        reward = weights.accuracy * self.accuracy(problem, completion)
+        if weights.format:
+            reward += weights.format * ANSWER_FORMATS[self.config.answer_format].kept(completion)
+        return reward

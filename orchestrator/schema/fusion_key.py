@@ -5,9 +5,10 @@ The planner, which forms stacks, and the worker, which trains them, read it here
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
-from orchestrator.schema.training import StageConfig
+from orchestrator.schema.training import ALGORITHMS, StageConfig, Training
 
 FREE = frozenset(
     {
@@ -24,7 +25,13 @@ FREE = frozenset(
         "algorithm.clip_high",
         "algorithm.kl_weight",
         "algorithm.aggregation",
+        "algorithm.importance_level",
+        "algorithm.baseline",
         "algorithm.advantage_scale",
+        "algorithm.max_sampling_rounds",
+        "algorithm.overlong_buffer",
+        "algorithm.mask_truncated",
+        "algorithm.length_penalty",
     }
 )
 """Fields, or groups of them, in which the members of a stack may differ. All others make up the key."""
@@ -47,10 +54,13 @@ def fusion_key(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in REQUIRED.items():
         if fields[name] != value:
             raise ValueError(f"{name}={fields[name]}: only stages with {value} can be fused; run it alone")
+    if fields.get("model.training", Training.lora) != Training.lora:
+        raise ValueError("model.training=full: only adapters over one base (lora) can be fused; run it alone")
     if config["deepspeed"]["extra"]:
         raise ValueError(
             f"deepspeed.extra={config['deepspeed']['extra']}: a stage with extras is not fused; run it alone"
         )
+    fields["algorithm.name"] = _kind(fields["algorithm.name"])
     return {name: value for name, value in fields.items() if not _is_free(name)}
 
 
@@ -64,6 +74,13 @@ def require_one_key(configs: Sequence[StageConfig]) -> None:
                 raise ValueError(f"{name}={other.get(name)!r}: the stack's members have {first.get(name)!r}")
 
 
+def _kind(algorithm: str) -> str:
+    """The first name of those that are one algorithm with other options, which may share a stack."""
+    schema = ALGORITHMS.get(algorithm)
+    return next((name for name, other in ALGORITHMS.items() if other is schema), algorithm)
+
+
+@cache  # there are as many names as fields, and every member asks for all of them
 def _is_free(name: str) -> bool:
     return any(name == free or name.startswith(f"{free}.") for free in FREE)
 

@@ -32,6 +32,22 @@ class AdvantageScale(StrEnum):
     none = "none"
 
 
+class Baseline(StrEnum):
+    """What a completion's reward is compared with: the mean over its group, itself included (GRPO), or over the others
+    of its group (`leave_one_out`: RLOO, arXiv:2402.14740)."""
+
+    group = "group"
+    leave_one_out = "leave_one_out"
+
+
+class ImportanceLevel(StrEnum):
+    """What the ratio of policy to old policy is of: each token (GRPO), or the whole completion, as the geometric mean
+    of its tokens' ratios (`sequence`: GSPO, arXiv:2507.18071)."""
+
+    token = "token"
+    sequence = "sequence"
+
+
 class Schedule(StrEnum):
     """Learning rate over the steps after the linear warm-up; all but constant end at zero on the last step.
 
@@ -80,15 +96,37 @@ class LoraConfig:
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
+class Training(StrEnum):
+    """What of a Hugging Face model is trained: adapters beside its frozen weights (`lora`), or all of it (`full`)."""
+
+    lora = "lora"
+    full = "full"
+
+
 @dataclass
 class HfModelConfig:
-    """A causal language model of Hugging Face, frozen, with adapters that train. `path` is a folder with its
-    `config.json` and safetensors; `dtype`, of the frozen weights, is `float32` or `bfloat16`: adapters are float32."""
+    """A causal language model of Hugging Face.
+
+    `path` is a folder with its `config.json`, safetensors and tokenizer, or a name on the hub, which is looked up where
+    the study is composed. `dtype`, of its weights, is `float32` or `bfloat16`; adapters are float32 beside either.
+    `attention`: `sdpa` or `eager`. `gradient_checkpointing` keeps each layer's input only and computes the rest again.
+    `chat_template`: `auto` reads a prompt as a user's message where the tokenizer has a template, `none` as it stands.
+    `lora` is for `training=lora`. Code that comes with a model is never run, pickled weights are never read.
+    """
 
     name: str = "hf"
     path: str = ""
+    training: Training = Training.lora
     dtype: str = "float32"
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    chat_template: str = "auto"
     lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+AnyModelConfig = ModelConfig | HfModelConfig
+MODELS: Mapping[str, type[AnyModelConfig]] = {"decoder": ModelConfig, "hf": HfModelConfig}
+"""By name: what `model=` can be."""
 
 
 @dataclass
@@ -107,20 +145,35 @@ class SplitConfig:
 
 
 @dataclass
+class RewardConfig:
+    """What a completion's accuracy (right or not) and its keeping to the answer format weigh in its reward."""
+
+    accuracy: float = 1.0
+    format: float = 0.0
+
+
+@dataclass
 class TaskConfig:
     """Prompts with a verifier.
 
     source `reasoning_gym`: `dataset` is one of its data sets, `options` its parameters, `size` how many problems are
     drawn (duplicates are dropped), `prompt` a `str.format` template over the entry (`{question}`,
     `{metadata[expression]}`); spaces are dropped when `strip_spaces`. source `jsonl`: `path` is a file with an object
-    with `prompt` and `answer` per line, and the reward is exact match. `answer_format`: `plain`, or `reversed` (the
-    answer's characters in reverse order: the units come first, as in column addition). `commutative` marks
-    two-operand problems in which a+b and b+a are one problem. A completion is right when the verifier scores it
-    >= `reward_threshold`. `loader` is the `package.module:function` that reads the task from (config, cache folder).
+    with `prompt` and `answer` per line, and `verifier` is what the reward is by: `exact` match, or `last_number`, the
+    last number of an answer (GSM8K). `answer_format`: `plain`, `reversed` (the answer's characters in reverse order:
+    the units come first, as in column addition), or `cot` (`<think>...</think><answer>...</answer>`, of which the
+    verifier sees what stands in the answer). `commutative` marks two-operand problems in which a+b and b+a are one
+    problem. A completion is right when the verifier scores it >= `reward_threshold`. `loader` is the
+    `package.module:function` that reads the task from (config, cache folder, config of the model whose tokens count).
+
+    curriculum: levels `{until: 800, options: {max_digits: 1}}` in order: for the first so many problems that a stage
+    takes (steps x problems a step), it trains on those of `options`, changed by the level's. After the last level, and
+    in `dev` and `test` always, they are the task's own.
     """
 
     name: str = "addition"
     loader: str = "experiments.tasks:load_task"
+    verifier: str = "exact"
     source: str = "reasoning_gym"
     dataset: str = ""
     options: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +184,8 @@ class TaskConfig:
     answer_format: str = "plain"
     commutative: bool = False
     reward_threshold: float = 1.0
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    curriculum: list[Any] = field(default_factory=list)
     path: str = ""
     max_prompt_tokens: int = 64
     max_answer_tokens: int = 8
@@ -225,12 +280,51 @@ class SftConfig(AlgorithmConfig):
 
 
 @dataclass
+class SamplingConfig:
+    """`per_prompt` completions of each of the first `prompts` RL prompts (0: all), at `temperature`, `batch_size`
+    prompts at a time. At most `keep` different ones of a prompt are kept, in the order they were drawn."""
+
+    prompts: int = 0
+    per_prompt: int = 8
+    keep: int = 4
+    temperature: float = 1.0
+    batch_size: int = 64
+
+
+@dataclass
+class RejectionSftConfig(SftConfig):
+    """Supervised fine-tuning on the right answers among those that the stage before samples (arXiv:2308.01825; stage 3
+    of DeepSeek-R1, arXiv:2501.12948). `fresh`: it is not that policy which learns them but a model of its own, with new
+    weights: distillation."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    fresh: bool = False
+
+
+@dataclass
+class DpoConfig(AlgorithmConfig):
+    """Direct preference optimization (arXiv:2305.18290) of the stage before, which is its reference too, on pairs of a
+    right and a wrong answer of its own; `batch_size` pairs a step."""
+
+    batch_size: int = 16
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass
 class GrpoConfig(AlgorithmConfig):
-    """Group-relative policy optimization (arXiv:2402.03300) with the options of DAPO and Dr. GRPO.
+    """Group-relative policy optimization (arXiv:2402.03300) with the options of DAPO, Dr. GRPO, GSPO and RLOO.
 
     Each step samples `group_size` completions for each of `prompts_per_step` prompts and takes
     `updates_per_rollout` optimizer steps on them. The ratio is clipped to [1 - clip_low, 1 + clip_high]. `kl_weight`
     weighs the k3 estimator of the KL to the stage's initial policy. Groups without reward spread are skipped.
+
+    max_sampling_rounds: while fewer than `prompts_per_step` groups have spread, further prompts are sampled, in so many
+    rounds at most (1: never again; DAPO's dynamic sampling, arXiv:2503.14476 eq. 11). overlong_buffer: completions lose
+    up to 1 of their reward over their last tokens before `task.max_answer_tokens` (0: never; DAPO eq. 13).
+    mask_truncated: completions that ended without EOS are no part of the loss (DAPO's overlong filtering).
+    length_penalty: weight of the reward for being shorter than others of the group (arXiv:2501.12599, section 2.3.3).
     """
 
     prompts_per_step: int = 16
@@ -241,7 +335,13 @@ class GrpoConfig(AlgorithmConfig):
     clip_high: float = 0.2
     kl_weight: float = 0.0
     aggregation: Aggregation = Aggregation.sequence
+    importance_level: ImportanceLevel = ImportanceLevel.token
+    baseline: Baseline = Baseline.group
     advantage_scale: AdvantageScale = AdvantageScale.std
+    max_sampling_rounds: int = 1
+    overlong_buffer: int = 0
+    mask_truncated: bool = False
+    length_penalty: float = 0.0
 
 
 @dataclass
@@ -250,14 +350,20 @@ class StageConfig:
 
     algorithm: AlgorithmConfig
     optimizer: OptimizerConfig
-    model: ModelConfig
+    model: AnyModelConfig
     task: TaskConfig
     deepspeed: DeepSpeedConfig
     evaluation: EvaluationConfig
     seed: int = 0
 
 
-ALGORITHMS: Mapping[str, type[AlgorithmConfig]] = {"sft": SftConfig, "grpo": GrpoConfig}
+ALGORITHMS: Mapping[str, type[AlgorithmConfig]] = {
+    "sft": SftConfig,
+    **dict.fromkeys(("grpo", "dapo", "gspo", "rloo"), GrpoConfig),
+    **dict.fromkeys(("rejection_sft", "distill"), RejectionSftConfig),
+    "dpo": DpoConfig,
+}
+"""By name. Those that share a config are one algorithm with other options, so that a study tells them apart."""
 
 
 def decay_steps(optimizer: Mapping[str, Any], steps: int) -> int:
@@ -272,12 +378,17 @@ def stage_config(data: Mapping[str, Any]) -> StageConfig:
     return StageConfig(
         algorithm=_build(ALGORITHMS.get(algorithm["name"], AlgorithmConfig), algorithm),
         optimizer=_build(OptimizerConfig, data["optimizer"]),
-        model=_build(ModelConfig, data["model"]),
+        model=model_config(data["model"]),
         task=_build(TaskConfig, data["task"]),
         deepspeed=_build(DeepSpeedConfig, data["deepspeed"]),
         evaluation=_build(EvaluationConfig, data["evaluation"]),
         seed=int(data["seed"]),
     )
+
+
+def model_config(data: Mapping[str, Any]) -> AnyModelConfig:
+    """Typed view of the `model` of a `Stage.config`; a decoder where it has no name. Raises as `stage_config` does."""
+    return _build(MODELS[data.get("name", "decoder")], data)
 
 
 def _build(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments.batches import encode_prompts
+from experiments.dynamic_sampling import has_spread
 from experiments.losses import grpo_loss
 from experiments.rollout import generate, sampling_noise
 from experiments.stages import grpo
@@ -79,7 +80,9 @@ def sampled():
 
 
 def _experience(prompts, rollout, rewards, reference=None):
-    return grpo.with_spread(prompts, rollout, torch.tensor(rewards), ALGORITHM, reference)
+    rewards = torch.tensor(rewards)
+    sampled = grpo.Round(prompts, rollout, rewards, has_spread(rewards), generated=0, prompted=0)
+    return grpo.learned_from([sampled], ALGORITHM, reference, TOKENIZER.pad_id)
 
 
 def _log_probs(model, text, answer):

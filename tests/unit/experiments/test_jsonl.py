@@ -105,3 +105,20 @@ def test_the_jsonl_overlay_demands_a_path(tmp_path):
         load_task(config, tmp_path)
     config = replace(config, path=jsonl(tmp_path, LINES).path, split=SplitConfig(1, 1, 1))
     assert len(load_task(config, tmp_path).rl) == 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "reward"),
+    [
+        ("He has 3 left.\n#### 1,204", 1.0),
+        ("so it is $1204.", 1.0),
+        ("1204.0 in all", 1.0),
+        ("1204, or rather 1205", 0.0),
+        ("-1204", 0.0),
+        ("no idea", 0.0),
+    ],
+)
+def test_the_last_number_of_an_answer_counts(tmp_path, answer, reward):
+    lines = "".join(f'{{"prompt": "{i}?", "answer": "3 + 1201 is 1204\\n#### 1204"}}\n' for i in range(4))
+    task = load_task(jsonl(tmp_path, lines, verifier="last_number"), tmp_path)
+    assert task.reward(task.test[0], answer) == reward

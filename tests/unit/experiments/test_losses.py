@@ -5,8 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.losses import group_advantages, grpo_loss, k3_kl, sft_loss, token_log_probs
-from orchestrator.schema.training import AdvantageScale, Aggregation
+from experiments.losses import (
+    dpo_loss,
+    group_advantages,
+    grpo_loss,
+    k3_kl,
+    sequence_log_probs,
+    sft_loss,
+    token_log_probs,
+)
+from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, ImportanceLevel
 
 seeds = st.integers(0, 2**31 - 1)
 aggregations = st.sampled_from(list(Aggregation))
@@ -69,6 +77,16 @@ def test_scaled_advantages_have_unit_deviation_and_unscaled_keep_the_unit_of_rew
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_a_group_without_spread_has_no_advantage(scale, reward):
     assert group_advantages(torch.full((1, 8), reward), scale).abs().max() == 0
+
+
+@given(seed=seeds)
+def test_leaving_one_out_compares_a_reward_with_the_mean_of_the_others(seed):
+    rewards = torch.rand(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = [
+        [reward - (sum(row) - reward) / 4 for reward in row] for row in rewards.tolist()
+    ]  # RLOO, arXiv:2402.14740, section 2, as it stands there
+    advantages = group_advantages(rewards, AdvantageScale.none, Baseline.leave_one_out)
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (6,), (2, 3, 4)])
@@ -280,3 +298,84 @@ def test_sft_of_an_empty_mask_is_zero():
 def test_sft_ignores_targets_at_masked_positions():
     logits, targets, mask = sft_batch(0)
     assert sft_loss(logits, targets.masked_fill(~mask, -1), mask).item() == sft_loss(logits, targets, mask).item()
+
+
+@given(seed=seeds)
+def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens(seed):
+    data = batch(seed)
+    loss, _ = loss_of(data, importance_level=ImportanceLevel.sequence, clip_low=0.05, clip_high=0.05)
+    terms = []
+    for row in range(6):  # GSPO, arXiv:2507.18071, eq. 5 and 7, one sequence at a time
+        length = int(data["mask"][row].sum())
+        ratios = (data["log_probs"][row] - data["old_log_probs"][row])[:length].detach().exp()
+        s, advantage = ratios.prod() ** (1 / length), data["advantages"][row]
+        terms.append(torch.minimum(s * advantage, s.clamp(0.95, 1.05) * advantage))
+    torch.testing.assert_close(loss.detach(), -torch.stack(terms).mean())
+
+
+def test_a_clipped_sequence_has_no_gradient_at_any_of_its_tokens():
+    data = {
+        "log_probs": torch.tensor([[0.9, -0.1], [0.1, 0.1]]).requires_grad_(),
+        "old_log_probs": torch.zeros(2, 2),
+        "advantages": torch.ones(2),
+        "mask": torch.ones(2, 2),
+    }
+    loss, stats = loss_of(data, importance_level=ImportanceLevel.sequence)
+    assert (gradient(loss, data) != 0).tolist() == [[False, False], [True, True]]
+    assert stats["clip_high_fraction"].item() == 0.5
+
+
+@given(seed=seeds, aggregation=aggregations, cut=st.integers(1, 5))
+def test_parts_of_sequence_ratios_add_up_to_the_whole(seed, aggregation, cut):
+    data = batch(seed)
+    options = {"aggregation": aggregation, "importance_level": ImportanceLevel.sequence}
+    whole, _ = loss_of(data, **options)
+    counts = {"token_count": data["mask"].sum(), "sequence_count": 6}
+    parts = [{name: value[rows] for name, value in data.items()} for rows in (slice(cut), slice(cut, None))]
+    total = sum(loss_of(part, **options, **counts)[0] for part in parts)
+    torch.testing.assert_close(gradient(total, data), gradient(whole, data), rtol=1e-12, atol=1e-12)
+
+
+def pairs(seed, count=5):
+    generator = torch.Generator().manual_seed(seed)
+    names = ("chosen", "rejected", "reference_chosen", "reference_rejected")
+    return {name: -torch.rand(count, generator=generator, dtype=torch.float64) * 9 for name in names}
+
+
+@given(seed=seeds, beta=st.floats(0.01, 2.0), smoothing=st.floats(0.0, 0.49))
+def test_dpo_is_the_likelihood_of_preferences_under_bradley_terry(seed, beta, smoothing):
+    data = pairs(seed)
+    loss, stats = dpo_loss(**data, beta=beta, label_smoothing=smoothing)
+    better = beta * (data["chosen"] - data["reference_chosen"])
+    worse = beta * (data["rejected"] - data["reference_rejected"])
+    both = better.exp() + worse.exp()
+    expected = -((1 - smoothing) * (better.exp() / both).log() + smoothing * (worse.exp() / both).log()).mean()
+    torch.testing.assert_close(loss, expected)
+    assert stats["preference_accuracy"].item() == pytest.approx((better > worse).double().mean().item())
+
+
+@given(seed=seeds)
+def test_dpo_of_the_reference_itself_is_log_two_and_prefers_the_chosen(seed):
+    data = pairs(seed)
+    data |= {"reference_chosen": data["chosen"].clone(), "reference_rejected": data["rejected"].clone()}
+    chosen, rejected = data["chosen"].requires_grad_(), data["rejected"].requires_grad_()
+    loss, _ = dpo_loss(**data, beta=0.5)
+    assert loss.item() == pytest.approx(math.log(2))
+    up, down = torch.autograd.grad(loss, (chosen, rejected))
+    torch.testing.assert_close(up, torch.full_like(up, -0.05))
+    torch.testing.assert_close(down, -up)
+
+
+@given(seed=seeds, cut=st.integers(1, 4))
+def test_parts_of_pairs_with_the_global_count_add_up(seed, cut):
+    data = pairs(seed)
+    whole, _ = dpo_loss(**data, beta=0.3, label_smoothing=0.1)
+    parts = [{name: value[rows] for name, value in data.items()} for rows in (slice(cut), slice(cut, None))]
+    total = sum(dpo_loss(**part, beta=0.3, label_smoothing=0.1, pair_count=5)[0] for part in parts)
+    torch.testing.assert_close(total, whole)
+
+
+def test_a_sequences_log_probability_is_the_sum_over_its_answer():
+    log_probs = torch.tensor([[-1.0, -2.0, math.nan], [-0.5, -math.inf, -9.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    assert sequence_log_probs(log_probs, mask).tolist() == [-3.0, -0.5]

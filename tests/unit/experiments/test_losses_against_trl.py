@@ -8,11 +8,11 @@ TRL's head computes log-probabilities in float32 whatever the weights are (`Chun
 memory). So that float64 means float64, TRL's own unfused `selective_log_softmax_and_entropy` takes its place; further
 tests leave the head as it ships.
 
-TRL 1.16's `loss_type` names both aggregations and objectives. The aggregations, each of which is covered:
-grpo -> sequence; dapo -> token over the global batch; bnpo -> token over each micro-batch, averaged; dr_grpo ->
-constant; luspo -> constant with length 1 (with token-level ratios; its paper's sequence-level ratio is GSPO's
-objective). Not aggregations, so not covered: cispo (clips the weight of a REINFORCE term), sapo (a sigmoid gate in
-place of the clip), vespo (a gamma weight on the sequence's ratio). For SFT: nll is covered, dft is another objective.
+TRL 1.16's `loss_type` names both aggregations and objectives. The aggregations, each of which is covered: grpo ->
+sequence; dapo -> token over the global batch; bnpo -> token over each micro-batch, averaged; dr_grpo -> constant; luspo
+-> constant with length 1. Each with token-level ratios, and grpo with sequence-level ones too (GSPO). Not aggregations,
+so not covered: cispo (clips the weight of a REINFORCE term), sapo (a sigmoid gate in place of the clip), vespo (a gamma
+weight on the sequence's ratio). For SFT: nll is covered, dft is another objective.
 """
 
 import copy
@@ -23,8 +23,15 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
-from orchestrator.schema.training import AdvantageScale, Aggregation
+from experiments.losses import (
+    dpo_loss,
+    group_advantages,
+    grpo_loss,
+    sequence_log_probs,
+    sft_loss,
+    token_log_probs,
+)
+from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, ImportanceLevel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -71,7 +78,7 @@ class UnfusedHead:
         assert logit_scale == 1.0
         logits = hidden @ weight.T
         log_probs, entropy = selective_log_softmax_and_entropy(logits, targets, temperature=temperature)
-        return log_probs, entropy, None, None, logits.argmax(-1) == targets
+        return log_probs, entropy, None, logits.mean(-1), logits.argmax(-1) == targets
 
 
 @pytest.fixture
@@ -169,7 +176,7 @@ def assert_step_equals(step, twin, losses, tolerance):
         torch.testing.assert_close(ours[name], gradient, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards):
+def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards, **more):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -204,6 +211,7 @@ def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewar
         epsilon=0.2,
         epsilon_high=clip_high,
         scale_rewards=scale_rewards,
+        **more,
     )
     prompts = [{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)]
     trainer = recording(
@@ -217,7 +225,7 @@ def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewar
     return trainer, twin, rewards, advantages
 
 
-def our_grpo_losses(step, twin, *, loss_type, beta, clip_high):
+def our_grpo_losses(step, twin, *, loss_type, beta, clip_high, importance_level=ImportanceLevel.token):
     tokens = sum(inputs["completion_mask"].sum() for inputs in step.inputs)
     sequences = MICRO_BATCH * len(step.inputs)
     for inputs in step.inputs:
@@ -241,10 +249,11 @@ def our_grpo_losses(step, twin, *, loss_type, beta, clip_high):
             sequence_count=sequences,
             reference_log_probs=inputs.get("ref_per_token_logps"),
             kl_weight=beta,
+            importance_level=importance_level,
         )
 
 
-def assert_trained_alike(trainer, twin, tolerance, **options):
+def assert_trained_alike(trainer, twin, tolerance, *, compare_clipped=True, **options):
     trainer.train()
     for step in trainer.steps[:2]:
         assert len(step.inputs) == MICRO_BATCHES
@@ -255,6 +264,7 @@ def assert_trained_alike(trainer, twin, tolerance, **options):
         on_policy = step is trainer.steps[0]
         assert any(s["clip_fraction"] > 0 for s in stats) != on_policy  # else the clip would go untested
         compared = {"clip_low_fraction": "clip_ratio/low_mean", "clip_high_fraction": "clip_ratio/high_mean"}
+        compared = compared if compare_clipped else {}
         for name, theirs in (compared | {"kl": "kl"} if options["beta"] else compared).items():
             metrics = [m[theirs] for m in step.metrics]  # float32 in TRL
             assert [s[name].item() for s in stats] == pytest.approx(metrics, rel=TOLERANCE, abs=TOLERANCE), name
@@ -268,6 +278,30 @@ def test_grpo_loss_and_gradients(tmp_path, tokenizer, loss_type, beta, clip_high
     options = {"loss_type": loss_type, "beta": beta, "clip_high": clip_high}
     trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options)
     assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
+
+
+@pytest.mark.usefixtures("float64_head")
+@pytest.mark.parametrize("beta", [0.0, 0.1], ids=["without-kl", "with-kl"])
+def test_gspo_loss_and_gradients(tmp_path, tokenizer, beta):
+    options = {"loss_type": "grpo", "beta": beta, "clip_high": 0.2}
+    level = {"importance_sampling_level": "sequence"}
+    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options, **level)
+    # TRL counts clipped sequences there, we count their tokens.
+    options |= {"importance_level": ImportanceLevel.sequence, "compare_clipped": False}
+    assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
+
+
+@pytest.mark.usefixtures("float64_head")
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_loss_and_gradients_without_truncated_completions(tmp_path, tokenizer, loss_type):
+    options = {"loss_type": loss_type, "beta": 0.0, "clip_high": 0.28}
+    trainer, twin, _, _ = grpo_trainer(
+        tmp_path, tokenizer, scale_rewards="group", mask_truncated_completions=True, **options
+    )
+    # TRL hides masked completions from attention too, which changes nothing that is learned from.
+    assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
+    masked = [~inputs["completion_mask"].bool().any(dim=1) for inputs in trainer.steps[0].inputs]
+    assert torch.cat(masked).any()
 
 
 @pytest.mark.parametrize("loss_type", AGGREGATIONS)
@@ -325,4 +359,127 @@ def test_sft_loss_and_gradients(tmp_path, tokenizer, request, head):
         for inputs, mask in zip(step.inputs, masks, strict=True):
             logits = twin(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
             losses.append(sft_loss(logits[:, :-1], inputs["input_ids"][:, 1:], mask, token_count))
+        assert_step_equals(step, twin, losses, tolerance)
+
+
+@pytest.mark.usefixtures("float64_head")
+def test_rloo_advantages_and_first_update(tmp_path, tokenizer):
+    """Of a rollout's first update, which is RLOO's REINFORCE estimator: the ratio is 1, and what its gradient is times
+    the advantage is that of the sequence's log-probability. Afterwards TRL clips the ratio of whole sequences."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    rewards = []
+
+    def reward(completions, **_):
+        rewards.append([sum(map(int, filter(str.isdigit, c))) % 5 / 4 for c in completions])
+        return rewards[-1]
+
+    advantages = []
+
+    class Noting(RLOOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            scored = super()._generate_and_score_completions(inputs)
+            advantages.append(scored["advantages"])
+            return scored
+
+    args = RLOOConfig(
+        **common_arguments(tmp_path),
+        per_device_train_batch_size=MICRO_BATCH,
+        num_generations=GROUP,
+        max_completion_length=MAX_ANSWER_TOKENS,
+        temperature=TEMPERATURE,
+        max_steps=1,
+        learning_rate=0.3,
+        beta=0.0,
+    )
+    model = random_model(seed=0)
+    twin = copy.deepcopy(model)
+    prompts = Dataset.from_list([{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)])
+    trainer = recording(
+        Noting, model=model, args=args, reward_funcs=reward, train_dataset=prompts, processing_class=tokenizer
+    )
+    trainer.train()
+    ours = group_advantages(
+        torch.tensor(rewards[0], dtype=torch.float64).view(-1, GROUP), AdvantageScale.none, Baseline.leave_one_out
+    )
+    torch.testing.assert_close(ours.flatten(), advantages[0].double(), rtol=0, atol=TOLERANCE)
+
+    step = trainer.steps[0]
+    losses = []
+    for inputs in step.inputs:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length = inputs["completion_ids"].size(1)
+        logits = twin(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
+        log_probs = token_log_probs(logits, inputs["completion_ids"], TEMPERATURE)
+        loss, _ = grpo_loss(
+            log_probs,
+            log_probs.detach(),
+            inputs["advantages"].double(),
+            inputs["completion_mask"],
+            clip_low=0.2,
+            clip_high=0.2,
+            aggregation=Aggregation.constant,
+            max_answer_tokens=1,
+            sequence_count=MICRO_BATCH * len(step.inputs),
+        )
+        losses.append(loss)
+    # Their loss is a mean of one ratio a sequence, ours a sum of one a token: of one gradient, not of one value.
+    sum(losses).backward()
+    for name, gradient in step.gradients.items():
+        mine = dict(twin.named_parameters())[name].grad
+        torch.testing.assert_close(mine, gradient, rtol=0, atol=FLOAT64_TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-3
+
+
+@pytest.mark.parametrize("head", ["float64", "as it ships"])
+def test_dpo_loss_and_gradients(tmp_path, tokenizer, request, head):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    if head == "float64":
+        request.getfixturevalue("float64_head")
+    tolerance = FLOAT64_TOLERANCE if head == "float64" else TOLERANCE
+    model, reference = random_model(seed=0), random_model(seed=1)
+    twin, twin_of_reference = copy.deepcopy(model), copy.deepcopy(reference)
+    args = DPOConfig(
+        **common_arguments(tmp_path),
+        per_device_train_batch_size=SFT_MICRO_BATCH,
+        max_steps=2,
+        learning_rate=0.1,
+        beta=0.3,
+    )
+    pairs = [
+        {"prompt": f"{a}+{b}=", "chosen": str(a + b), "rejected": str(10 * a + b)}
+        for a in (1, 23, 456)
+        for b in (4, 56, 789, 9999)
+    ]
+    trainer = recording(
+        DPOTrainer,
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+
+    def of_pairs(policy, inputs):
+        logits = policy(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        log_probs = token_log_probs(logits, inputs["input_ids"][:, 1:])
+        return sequence_log_probs(log_probs, inputs["completion_mask"][:, 1:]).chunk(2)
+
+    for step in trainer.steps[:2]:
+        twin.load_state_dict(step.weights)
+        losses, margins = [], []
+        for inputs in step.inputs:
+            with torch.no_grad():
+                references = of_pairs(twin_of_reference, inputs)
+            count = SFT_MICRO_BATCH * len(step.inputs)
+            loss, stats = dpo_loss(*of_pairs(twin, inputs), *references, beta=0.3, pair_count=count)
+            losses.append(loss)
+            margins.append(stats["margin"].item())
+        step.losses = [loss / len(step.inputs) for loss in step.losses]  # the trainer does it, after it was noted
+        assert margins == pytest.approx([m["rewards/margins"] for m in step.metrics], rel=1e-5, abs=1e-5)
         assert_step_equals(step, twin, losses, tolerance)

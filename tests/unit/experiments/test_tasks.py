@@ -16,7 +16,7 @@ from experiments.tasks import CharTokenizer, Problem, TaskError, load_task
 from experiments.tasks.cache import cache_key, generated
 from experiments.tasks.reasoning_gym import ReasoningGymVerifier
 from experiments.tasks.splits import canonical_key
-from orchestrator.schema.training import SplitConfig, TaskConfig
+from orchestrator.schema.training import RewardConfig, SplitConfig, TaskConfig
 
 CONF = Path(__file__).parents[3] / "conf" / "task"
 
@@ -171,6 +171,56 @@ def test_canonical_keys_of_commutative_problems(prompt, key):
     assert canonical_key(prompt, commutative=False) == prompt
 
 
+# --- chain of thought ---
+
+
+@pytest.fixture(scope="module")
+def thought(cache_dir):
+    config = replace(
+        TASKS["addition"],
+        answer_format="cot",
+        max_answer_tokens=56,
+        size=2000,
+        split=SplitConfig(50, 30, 40),
+        reward=RewardConfig(accuracy=1.0, format=0.2),
+    )
+    return load_task(config, cache_dir)
+
+
+def test_references_of_a_chain_of_thought_are_right_and_keep_to_the_format(thought):
+    for problem in thought.rl[:100]:
+        assert problem.answer.startswith("<think>")
+        assert thought.accuracy(problem, problem.answer) == 1.0
+        assert thought.reward(problem, problem.answer) == pytest.approx(1.2)
+
+
+def test_the_verifier_sees_only_what_stands_in_the_answer(thought):
+    asked = []
+
+    def verifier(answer, problem):
+        asked.append(answer)
+        return 1.0
+
+    told = replace(thought, verifier=verifier)
+    assert told.accuracy(thought.test[0], "<think>1+1=3</think><answer>77</answer>") == 1.0
+    assert told.accuracy(thought.test[0], "<think>77</think>") == 0.0
+    assert asked == ["77"]
+
+
+def test_accuracy_and_format_are_rewarded_by_their_weights(thought):
+    problem = thought.test[0]
+    right = problem.answer.partition("<answer>")[2].removesuffix("</answer>")
+    rewards = {
+        f"<think></think><answer>{right}</answer>": 1.2,
+        f"<answer>{right}</answer>": 1.0,
+        "<think></think><answer>x</answer>": 0.2,
+        "x": 0.0,
+    }
+    for completion, reward in rewards.items():
+        assert thought.reward(problem, completion) == pytest.approx(reward)
+        assert thought.accuracy(problem, completion) == float(reward >= 1.0)
+
+
 # --- cache ---
 
 
@@ -313,7 +363,7 @@ CHAIN_SUM = {"dataset": "chain_sum", "prompt": "{metadata[expression]}=", "strip
         ({"options": {"seed": 3}}, "task.options.seed=3: set task.seed instead"),
         ({"options": {"max_n": 0}}, "task.options={'max_n': 0}: count_bits says: min_n must be between 1 and max_n"),
         ({"options": {"operators": ["+"]}}, "task.options.operators: count_bits has no expressions"),
-        ({"answer_format": "rot13"}, "task.answer_format='rot13': use one of plain, reversed"),
+        ({"answer_format": "rot13"}, "task.answer_format='rot13': use one of plain, reversed, cot"),
         (
             {"prompt": "{metadata[bits]}"},
             "task.prompt='{metadata[bits]}' does not fit count_bits ('bits'); use {question}",
