@@ -3,17 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from experiments.parts import timed_as
-from experiments.tasks.tokenizer import BOS, EOS, PAD, CharTokenizer
+from experiments.tasks.tokenizer import Rows, Tokenizer
 
-_PAD, _BOS, _EOS = _SPECIAL = "\0\1\2"
-"""Characters that no text has, for the tokens that no character has."""
-_SPECIAL_IDS = bytes([PAD, BOS, EOS])
+_TYPES = {1: torch.uint8, 8: torch.int64}
+"""By the size of a token id in `Rows` [bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,46 +38,25 @@ class Answers:
 
 
 @timed_as("data")
-def encode_prompts(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Prompts:
-    """BOS and the text of each prompt, padded on the left to the longest."""
-    longest = max(map(len, texts))
-    padding = [longest - len(text) for text in texts]
-    tokens = _ids([(_BOS + text).rjust(longest + 1, _PAD) for text in texts], texts, tokenizer)
-    return Prompts(tokens.to(device), torch.tensor(padding, device=device) if any(padding) else None)
+def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> Prompts:
+    """What a model reads for each prompt, padded on the left to the longest."""
+    rows = tokenizer.prompt_rows(texts)
+    longest = max(rows.lengths)
+    padding = [longest - length for length in rows.lengths]
+    return Prompts(_ids(rows).to(device), torch.tensor(padding, device=device) if any(padding) else None)
 
 
 @timed_as("data")
-def encode_answers(texts: Sequence[str], tokenizer: CharTokenizer, device: torch.device) -> Answers:
-    """The text of each answer and EOS, padded on the right to the longest."""
-    longest = max(map(len, texts)) + 1
-    tokens = _ids([(text + _EOS).ljust(longest, _PAD) for text in texts], texts, tokenizer).to(device)
-    return Answers(tokens, tokens != PAD)
+def encode_answers(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> Answers:
+    """The tokens of each answer and EOS, padded on the right to the longest."""
+    rows = tokenizer.answer_rows(texts)
+    tokens = _ids(rows)
+    mask = torch.arange(tokens.shape[1]) < torch.tensor(rows.lengths)[:, None]
+    return Answers(tokens.to(device), mask.to(device))
 
 
-def _ids(rows: Sequence[str], texts: Sequence[str], tokenizer: CharTokenizer) -> Tensor:
-    """Token ids of `rows` of one length: `texts` with the characters that stand for special tokens.
-
-    One translation for all of them: a list of lists would take longer than a small model's step. Raises ValueError,
-    naming the character, for texts that the vocabulary lacks.
-    """
-    joined = "".join(rows)
-    ids = joined.encode("ascii", "replace").translate(_table())
-    added = len(joined) - sum(map(len, texts))
-    if len(ids) - len(ids.translate(None, _SPECIAL_IDS)) != added or not joined.isascii():
-        for text in texts:
-            tokenizer.encode(text)
-    return torch.frombuffer(bytearray(ids), dtype=torch.uint8).long().view(len(rows), -1)
-
-
-@lru_cache(maxsize=1)
-def _table() -> bytes:
-    """The token of each character's code, PAD where there is none."""
-    tokenizer, table = CharTokenizer(), bytearray([PAD] * 256)
-    for token in range(len(_SPECIAL), tokenizer.vocab_size):
-        table[ord(tokenizer.decode([token]))] = token
-    for character, token in zip(_SPECIAL, _SPECIAL_IDS, strict=True):
-        table[ord(character)] = token
-    return bytes(table)
+def _ids(rows: Rows) -> Tensor:
+    return torch.frombuffer(rows.ids, dtype=_TYPES[rows.ids.itemsize]).long().view(len(rows.lengths), -1)
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

@@ -5,6 +5,7 @@ global batch's loss (shares add up over micro-batches and processes), the learni
 `decoder()` is a plain model with the current weights, however DeepSpeed holds them.
 """
 
+import copy
 import logging
 import math
 import os
@@ -12,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -23,10 +23,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from experiments.building import Model, layout_of
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
+from experiments.fusion.lora.engine import LoraEngine
 from experiments.fusion.optimizer import MemberOptimizer
-from experiments.models.decoder import Decoder
 from experiments.parking import Parking
 from experiments.parts import timed_as
 from orchestrator.schema import Assignment, DeviceKind
@@ -115,14 +116,14 @@ def deepspeed_config(config: DeepSpeedConfig, items_per_step: int, world_size: i
 
 
 class Engine:
-    """A decoder in training. Calling it is the forward pass; see `Decoder.forward`.
+    """A model in training. Calling it is the forward pass; see `Decoder.forward`.
 
     `layout` is what a checkpoint depends on: an engine of another one can't load it. `learned` counts micro-batches.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        model: Model,
         config: DeepSpeedConfig,
         optimizer: OptimizerConfig,
         items_per_step: int,
@@ -146,16 +147,16 @@ class Engine:
             "weight_decay": optimizer.weight_decay,
         }
         self.layout: dict[str, Any] = {
-            "model": {**asdict(decoder.config), "vocab_size": decoder.vocab_size},
+            "model": layout_of(model),
             "deepspeed.zero_optimization.stage": stage,
             "deepspeed.bf16.enabled": settings["bf16"]["enabled"],
         }
-        self._plain = decoder if not self._partitioned else Decoder(decoder.config, decoder.vocab_size).to(device)
+        model.to(device)
+        self._plain = copy.deepcopy(model) if self._partitioned else model
         self._grad_norm = torch.zeros(())
-        decoder.to(device)
-        adam = torch.optim.AdamW(decoder.parameters(), **self._hyperparameters, fused=True)
+        adam = torch.optim.AdamW(model.parameters(), **self._hyperparameters, fused=True)
         self._adam, self._parking = adam, Parking(device)
-        self._engine, *_ = deepspeed.initialize(model=decoder, optimizer=adam, config=settings)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings)
         self._engine.train()
         if plain_fp32:
             self._use_foreach_clipping(self._max_norm)
@@ -218,7 +219,7 @@ class Engine:
         """Moves it back to the device."""
         self._parking.unpark()
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Model:
         """A model with the current weights, good for decoding until the next step. Collective under ZeRO 3.
 
         Under ZeRO 3 it is a gathered copy: forward passes of a partitioned model are collective, and decoding takes
@@ -276,6 +277,10 @@ class DeepSpeedStack(StackEngine):
 
     def _step(self) -> None:
         self._engine.step()
+
+
+class DeepSpeedLoraStack(LoraEngine, DeepSpeedStack):
+    """A stack of adapters under one DeepSpeed engine: whose rows they are of the one, the step of the other."""
 
 
 @contextmanager

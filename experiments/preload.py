@@ -12,8 +12,10 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 MODULES = (
     "experiments.engine",  # first: it knows how to import DeepSpeed quietly and without threads
+    "experiments.stages.dpo",
     "experiments.stages.fused",
     "experiments.stages.grpo",
+    "experiments.stages.rejection_sft",
     "experiments.stages.sft",
     "torch._dynamo",  # torch.optim imports it when an optimizer is made (2 s)
     "deepspeed.runtime.zero.muon.muon_optimizer",  # looked for by every ZeRO optimizer (2 s)

@@ -13,10 +13,13 @@ from omegaconf import MISSING
 from orchestrator.schema.training import (
     AlgorithmConfig,
     DeepSpeedConfig,
+    DpoConfig,
     EvaluationConfig,
     GrpoConfig,
+    HfModelConfig,
     ModelConfig,
     OptimizerConfig,
+    RejectionSftConfig,
     SftConfig,
     TaskConfig,
 )
@@ -230,14 +233,16 @@ class DefragmentationConfig:
 @dataclass
 class EarlyStoppingConfig(PolicyConfig):
     """resource: what trials are compared by, `device_seconds`, `tokens` or `steps` of their last stage. min_resource:
-    the first rung, in units of it; each rung lies `reduction_factor` times further than the one before. grace: by
-    algorithm (`others`: those not named), how long a trial is left alone, as a fraction of its budget of steps
-    (`grace_unit=budget`) or in units of the resource (`resource`). min_trials: nobody is judged on a rung before so
-    many have reached it. confidence: no verdict is given that is less sure. finish_share: the part of the stopped
-    trials that is trained to its end all the same, drawn by `seed`, to measure what stopping costs."""
+    the first rung, in units of it; each rung lies `rung_factor` times further than the one before, and the best
+    1/`reduction_factor` go on where the rule has such a part. grace: by algorithm (`others`: those not named), how long
+    a trial is left alone, as a fraction of its budget of steps (`grace_unit=budget`) or in units of the resource
+    (`resource`). min_trials: nobody is judged on a rung before so many have reached it. confidence: no verdict is given
+    that is less sure. finish_share: the part of the stopped trials that is trained to its end all the same, drawn by
+    `seed`, to measure what stopping costs."""
 
     resource: str = "device_seconds"
     min_resource: float = 1.0
+    rung_factor: int = 2
     reduction_factor: int = 3
     grace: dict[str, float] = field(default_factory=dict)
     grace_unit: str = "budget"
@@ -342,7 +347,7 @@ class Config:
     recipe: RecipeConfig = MISSING
     algorithm: Any = MISSING
     optimizer: OptimizerConfig = MISSING
-    model: ModelConfig = MISSING
+    model: Any = MISSING
     task: TaskConfig = MISSING
     deepspeed: DeepSpeedConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -370,8 +375,11 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("algorithm", "base_algorithm"): AlgorithmConfig,
     ("algorithm", "base_sft"): SftConfig,
     ("algorithm", "base_grpo"): GrpoConfig,
+    ("algorithm", "base_rejection_sft"): RejectionSftConfig,
+    ("algorithm", "base_dpo"): DpoConfig,
     ("optimizer", "base_optimizer"): OptimizerConfig,
     ("model", "base_model"): ModelConfig,
+    ("model", "base_hf"): HfModelConfig,
     ("task", "base_task"): TaskConfig,
     ("deepspeed", "base_deepspeed"): DeepSpeedConfig,
     ("cluster", "base_cluster"): ClusterConfig,

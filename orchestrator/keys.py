@@ -21,9 +21,11 @@ from typing import Any
 from orchestrator.schema import Stage, Variant
 from orchestrator.schema.training import Schedule, decay_steps
 
-COMPUTING_PACKAGES = ("torch", "deepspeed", "numpy", "reasoning-gym", "transformers")
+COMPUTING_PACKAGES = ("torch", "deepspeed", "numpy", "reasoning-gym", "transformers", "tokenizers", "peft")
 # Of these the bytes count, not where they lie.
 _FILES = (("task", "path"), ("model", "path"))
+# What of a model's folder a stage reads.
+_MODEL_FILES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
 _OF_DECAY = frozenset({"decay", "decay_fraction", "decay_steps"})
 
 
@@ -163,9 +165,9 @@ def _version(package: str) -> str:
 
 
 def _digest_at(path: Path) -> str:
-    """Of a file's bytes; of a folder's files with their names."""
+    """Of a file's bytes; of a model's folder, of the files in it that are read, with their names."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return _digest({str(file.relative_to(path)): _digest_at(file) for file in files})
+        files = sorted(file for file in path.iterdir() if file.suffix in _MODEL_FILES and file.is_file())
+        return _digest({file.name: _digest_at(file) for file in files})
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from orchestrator.dotted import resolve
 from orchestrator.estimate import stage_demand
 from orchestrator.home import Home
 from orchestrator.schema import Demand, DeviceKind, Study, Trial, Variant
-from orchestrator.schema.training import TaskConfig, stage_config
+from orchestrator.schema.training import AnyModelConfig, TaskConfig, stage_config
 from orchestrator.sweep import MAX_VARIANTS, ComposedStudy, Space, compose_study
 from orchestrator.sweep.trunks import EndsAtHand, share_trunks
 
@@ -90,8 +90,8 @@ def prepare(
     variants = (*composed.variants, *composed.probes)
     for entrypoint, field_name in _entrypoints(variants).items():
         check_entrypoint(entrypoint, field_name)
-    for task in _tasks(variants):
-        _read_task(task, home.cache)
+    for task, model in _tasks(variants):
+        _read_task(task, home.cache, model)
     return Submission(
         name=composed.name,
         config=composed.config,
@@ -133,18 +133,28 @@ def _entrypoints(variants: Sequence[Variant]) -> dict[str, str]:
     return found
 
 
-def _tasks(variants: Sequence[Variant]) -> list[TaskConfig]:
-    """Every different task. Variants share theirs as an object, most of the time."""
-    stages = {id(stage.config["task"]): stage for variant in variants for stage in variant.stages[:1]}
-    return list({repr(stage.config["task"]): stage_config(stage.config).task for stage in stages.values()}.values())
+def _tasks(variants: Sequence[Variant]) -> list[tuple[TaskConfig, AnyModelConfig]]:
+    """Every different task, and for every tokenizer. Variants share theirs as an object, most of the time."""
+    stages = {
+        (id(stage.config["task"]), *_tokens(stage.config["model"])): stage
+        for variant in variants
+        for stage in variant.stages[:1]
+    }
+    different = {(repr(stage.config["task"]), *key[1:]): stage_config(stage.config) for key, stage in stages.items()}
+    return [(config.task, config.model) for config in different.values()]
 
 
-def _read_task(task: TaskConfig, cache: Path) -> None:
+def _tokens(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of a model its tokenizer depends on."""
+    return model["name"], model.get("path"), model.get("chat_template")
+
+
+def _read_task(task: TaskConfig, cache: Path, model: AnyModelConfig) -> None:
     load = resolve(task.loader, "task.loader")
     try:
-        load(task, cache)
+        load(task, cache, model)
     except TypeError as error:
-        remedy = f"can't read the task ({error}); give a function of (config, cache folder)"
+        remedy = f"can't read the task ({error}); give a function of (config, cache folder, config of the model)"
         raise ConfigError("task.loader", task.loader, remedy) from error
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())

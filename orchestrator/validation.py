@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from orchestrator.config import SCHEMAS, Config, ConfigError, TenantConfig
+from orchestrator.hf_models import check_hf_model
 from orchestrator.ordering import ORDERINGS
 from orchestrator.packing import PACKINGS
-from orchestrator.schema.training import ALGORITHMS, AlgorithmConfig, OptimizerConfig, Schedule, decay_steps
+from orchestrator.schema.training import (
+    ALGORITHMS,
+    MODELS,
+    AlgorithmConfig,
+    GrpoConfig,
+    OptimizerConfig,
+    Schedule,
+    decay_steps,
+)
 from orchestrator.search import SEARCHES
 from orchestrator.sharing.defragmentation import DEFRAGMENTATIONS
 from orchestrator.sharing.preemption import PREEMPTIONS
@@ -45,19 +54,14 @@ _COUNT = (_at_least(1), "use a whole number of at least 1")
 _NON_NEGATIVE = (_at_least(0), "use 0 or more")
 
 _PART_CHECKS: Mapping[str, tuple[Check, ...]] = {
-    "model": (
-        ("d_model", *_COUNT),
-        ("layers", *_COUNT),
-        ("heads", *_COUNT),
-        ("kv_heads", *_COUNT),
-        ("d_ff", *_COUNT),
-        ("rope_theta", _positive, "use a positive number such as 10000"),
-    ),
     "task": (
         ("size", *_COUNT),
         ("source", _one_of("reasoning_gym", "jsonl"), "use reasoning_gym or jsonl"),
-        ("answer_format", _one_of("plain", "reversed"), "use plain or reversed"),
+        ("answer_format", _one_of("plain", "reversed", "cot"), "use plain, reversed or cot"),
+        ("verifier", _one_of("exact", "last_number"), "use exact or last_number"),
         ("reward_threshold", _fraction, "use a fraction above 0 and at most 1"),
+        ("reward.accuracy", _positive, "use a positive weight such as 1: the format alone solves no problem"),
+        ("reward.format", *_NON_NEGATIVE),
         ("max_prompt_tokens", *_COUNT),
         ("max_answer_tokens", _at_least(2), "use at least 2: one token and the end mark"),
         ("split.supervised", *_NON_NEGATIVE),
@@ -103,6 +107,26 @@ _PART_CHECKS: Mapping[str, tuple[Check, ...]] = {
     "study": (("tenant", bool, "name a tenant, such as default"),),
 }
 
+_MODEL_CHECKS: Mapping[str, tuple[Check, ...]] = {
+    "decoder": (
+        ("d_model", *_COUNT),
+        ("layers", *_COUNT),
+        ("heads", *_COUNT),
+        ("kv_heads", *_COUNT),
+        ("d_ff", *_COUNT),
+        ("rope_theta", _positive, "use a positive number such as 10000"),
+    ),
+    "hf": (
+        ("dtype", _one_of("float32", "bfloat16"), "use float32 or bfloat16"),
+        # Completions that share a prompt need a mask, which flash attention has no place for.
+        ("attention", _one_of("sdpa", "eager"), "use sdpa or eager; flash attention takes no mask of its caller's"),
+        ("chat_template", _one_of("auto", "none"), "use auto or none"),
+        ("lora.rank", *_COUNT),
+        ("lora.alpha", _positive, "use a positive number such as 16"),
+        ("lora.max_rank", *_COUNT),
+    ),
+}
+
 _OPTIMIZER_CHECKS: tuple[Check, ...] = (
     ("lr", _positive, "use a positive learning rate such as 1e-3"),
     ("beta1", lambda v: 0 <= v < 1, "use a number from 0 up to, not including, 1"),
@@ -118,20 +142,42 @@ _EVERY_ALGORITHM_CHECKS: tuple[Check, ...] = (("max_steps", *_COUNT),)
 
 _SEED_CHECKS: tuple[Check, ...] = (("seed", lambda v: 0 <= v < 2**31, "use a whole number from 0 to 2147483647"),)
 
+_SFT_CHECKS: tuple[Check, ...] = (
+    ("batch_size", *_COUNT),
+    ("stop_at_accuracy", _fraction, "use an accuracy above 0; 1.0 never stops early"),
+)
+
+_SAMPLING_CHECKS: tuple[Check, ...] = (
+    ("sampling.prompts", _at_least(0), "use 0 for all RL prompts, or how many"),
+    ("sampling.per_prompt", *_COUNT),
+    ("sampling.keep", *_COUNT),
+    ("sampling.temperature", _positive, "use a positive temperature; sampling needs spread"),
+    ("sampling.batch_size", *_COUNT),
+)
+
+_GRPO_CHECKS: tuple[Check, ...] = (
+    ("prompts_per_step", *_COUNT),
+    ("group_size", _at_least(2), "use at least 2: advantages compare a group's completions"),
+    ("temperature", _positive, "use a positive temperature; sampling needs spread"),
+    ("updates_per_rollout", *_COUNT),
+    ("clip_low", lambda v: 0 < v <= 1, "use a fraction such as 0.2"),
+    ("clip_high", _positive, "use a positive number such as 0.2"),
+    ("kl_weight", *_NON_NEGATIVE),
+    ("max_sampling_rounds", _at_least(1), "use 1 to sample once, or how many rounds may fill a batch, such as 4"),
+    ("overlong_buffer", _at_least(0), "use 0 to punish no length, or a number of tokens below task.max_answer_tokens"),
+    ("length_penalty", _at_least(0), "use 0 for none, or a weight such as 0.1"),
+)
+
 _ALGORITHM_CHECKS: Mapping[str, tuple[Check, ...]] = {
-    "sft": (
+    "sft": _SFT_CHECKS,
+    **dict.fromkeys(("rejection_sft", "distill"), (*_SFT_CHECKS, *_SAMPLING_CHECKS)),
+    "dpo": (
         ("batch_size", *_COUNT),
-        ("stop_at_accuracy", _fraction, "use an accuracy above 0; 1.0 never stops early"),
+        ("beta", _positive, "use a positive number such as 0.1"),
+        ("label_smoothing", lambda v: 0 <= v < 0.5, "use 0, or a fraction below 0.5"),
+        *_SAMPLING_CHECKS,
     ),
-    "grpo": (
-        ("prompts_per_step", *_COUNT),
-        ("group_size", _at_least(2), "use at least 2: advantages compare a group's completions"),
-        ("temperature", _positive, "use a positive temperature; sampling needs spread"),
-        ("updates_per_rollout", *_COUNT),
-        ("clip_low", lambda v: 0 < v <= 1, "use a fraction such as 0.2"),
-        ("clip_high", _positive, "use a positive number such as 0.2"),
-        ("kl_weight", *_NON_NEGATIVE),
-    ),
+    **dict.fromkeys((name for name, schema in ALGORITHMS.items() if schema is GrpoConfig), _GRPO_CHECKS),
 }
 
 
@@ -181,6 +227,7 @@ _FUSION_CHECKS: tuple[Check, ...] = (
 _STOPPING_CHECKS: tuple[Check, ...] = (
     ("resource", _one_of(*RESOURCES), f"use {', '.join(RESOURCES)}"),
     ("min_resource", _positive, "use a positive number of units of stopping.resource, such as 1"),
+    ("rung_factor", _at_least(2), "use at least 2"),
     ("reduction_factor", _at_least(2), "use at least 2, such as 3"),
     ("grace_unit", _one_of(*GRACE_UNITS), f"use {' or '.join(GRACE_UNITS)}"),
     ("min_trials", _at_least(2), "use at least 2: one is never behind"),
@@ -211,6 +258,7 @@ class Validator:
             self._once(_check_fields, prefix + "optimizer.", OptimizerConfig, stage["optimizer"])
             self._check_training(stage, prefix)
             self._once(_check_gang, prefix, config["cluster"], config["deepspeed"], stage["algorithm"])
+            self._once(_check_overlong, prefix, stage["algorithm"], config["task"])
         self._once(_check_half_life, "", config["ordering"])
         self._once(_check_packing, "packing.", config["packing"])
         self._once(_apply, "fusion.", _FUSION_CHECKS, config["fusion"])
@@ -218,7 +266,9 @@ class Validator:
         self._once(_check_stopping, "stopping.", config["stopping"])
         self._once(_check_tenants, "", config["tenants"])
         self._once(_check_grace, "", config["cluster"])
-        self._once(_check_model, "", config["model"])
+        self._once(_check_model, "", config["model"], config["deepspeed"])
+        self._once(_check_format_reward, "", config["task"])
+        self._once(_check_curriculum, "", config["task"])
         self._once(_check_data, "", config["task"])
 
     def _check_parts_names(self, config: Mapping[str, Any]) -> None:
@@ -359,6 +409,36 @@ def _check_gang(
         raise ConfigError("cluster.share_per_trial", cluster["share_per_trial"], "a gang holds whole devices: use 1.0")
 
 
+def _check_overlong(prefix: str, algorithm: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    """Where every answer is punished for its length, the shortest possible one is right."""
+    buffer, longest = algorithm.get("overlong_buffer", 0), task["max_answer_tokens"]
+    if buffer >= longest:
+        remedy = f"use fewer tokens than task.max_answer_tokens={longest}, or 0 to punish no length"
+        raise ConfigError(f"{prefix}algorithm.overlong_buffer", buffer, remedy)
+
+
+def _check_format_reward(prefix: str, task: Mapping[str, Any]) -> None:
+    if task["reward"]["format"] and task["answer_format"] != "cot":
+        remedy = f"task.answer_format={task['answer_format']} has nothing to keep to; use 0, or task.answer_format=cot"
+        raise ConfigError(f"{prefix}task.reward.format", task["reward"]["format"], remedy)
+
+
+def _check_curriculum(prefix: str, task: Mapping[str, Any]) -> None:
+    before = 0
+    for number, level in enumerate(task["curriculum"]):
+        name = f"{prefix}task.curriculum[{number}]"
+        if not isinstance(level, Mapping) or set(level) != {"until", "options"}:
+            raise ConfigError(name, level, "a level is {until: 800, options: {max_digits: 1}}")
+        if not isinstance(level["until"], int) or level["until"] <= before:
+            remedy = f"use a whole number of problems above that of the level before ({before})"
+            raise ConfigError(f"{name}.until", level["until"], remedy)
+        before = level["until"]
+    if task["curriculum"] and task["source"] != "reasoning_gym":
+        raise ConfigError(
+            f"{prefix}task.curriculum", task["curriculum"], "only reasoning_gym makes problems by options"
+        )
+
+
 def _check_half_life(prefix: str, ordering: Mapping[str, Any]) -> None:
     if ordering.get("half_life_s", 1.0) <= 0:
         raise ConfigError(f"{prefix}ordering.half_life_s", ordering["half_life_s"], "use a positive number of seconds")
@@ -402,7 +482,23 @@ def _check_tenant(prefix: str, tenant: Mapping[str, Any]) -> None:
             )
 
 
-def _check_model(prefix: str, model: Mapping[str, Any]) -> None:
+def _check_model(prefix: str, model: Mapping[str, Any], deepspeed: Mapping[str, Any]) -> None:
+    """A model's name decides which fields it has, so the two must come from one place."""
+    name = model["name"]
+    if name not in MODELS:
+        raise ConfigError(f"{prefix}model.name", name, f"there is: {', '.join(sorted(MODELS))}")
+    if absent := {f.name for f in fields(MODELS[name])} - set(model):
+        remedy = f"its fields are another model's, {sorted(absent)[0]} is missing; choose by the group: model={name}"
+        raise ConfigError(f"{prefix}model.name", name, remedy)
+    _check_fields(f"{prefix}model.", MODELS[name], model)
+    _apply(f"{prefix}model.", _MODEL_CHECKS[name], model)
+    if name == "hf":
+        check_hf_model(prefix, model, deepspeed)
+    else:
+        _check_heads(prefix, model)
+
+
+def _check_heads(prefix: str, model: Mapping[str, Any]) -> None:
     if model["d_model"] % model["heads"] or (model["d_model"] // model["heads"]) % 2:
         remedy = f"use a number that splits d_model={model['d_model']} into even head widths"
         raise ConfigError(f"{prefix}model.heads", model["heads"], remedy)

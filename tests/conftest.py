@@ -22,3 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(_HERE).as_posix()
         holds_devices = any(file == place or file.startswith(f"{place}/") for place in _HOLD_DEVICES)
         item.add_marker(pytest.mark.xdist_group("devices" if holds_devices else file))
+
+
+@pytest.fixture(scope="session")
+def hf_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(folder of a tiny Hugging Face model that answers sums right now and then, file of the sums)."""
+    from tests.hf_models import taught, write_model, write_tokenizer
+    from tests.unit.experiments.stage_runs import write_problems
+
+    folder = tmp_path_factory.mktemp("hf")
+    model, problems = folder / "model", write_problems(folder)
+    write_tokenizer(model)
+    write_model(model)
+    taught(model, problems)
+    return model, problems

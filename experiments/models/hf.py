@@ -1,51 +1,50 @@
 """Any causal language model of Hugging Face's transformers, called as this project calls a `Decoder`.
 
-transformers and peft are imported when a model is made: whoever trains a `Decoder` does not pay for them (3 s).
+transformers is imported when a model is made: whoever trains a `Decoder` does not pay for it (3 s).
 
 Models are always in evaluation mode, in training too: dropout is off.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from experiments.models.adapter import Adapter, Site, peft_config, peft_weights
+from experiments.models.adapter import Site
 
 
-def load_base(folder: Path, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_base(
+    folder: Path,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> nn.Module:
     """The causal language model at `folder`, frozen.
 
     Only `config.json` and safetensors are read: no network, no pickles, no code that comes with the model.
 
     Raises:
         FileNotFoundError: where there is no `config.json` or no safetensors.
-        ValueError: for a model whose code is its own, and for one without attention that takes a mask (`sdpa`).
+        ValueError: for a model whose code is its own, and for one without this kind of attention.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path={folder}: no config.json; give the folder of a saved Hugging Face model")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model.path={folder}: no *.safetensors; save it with `save_pretrained` first")
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with _without_progress_bars():
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
         )
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     return model.to(device or torch.device("cpu")).requires_grad_(False).eval()
 
 
@@ -97,12 +96,32 @@ class HfModel(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
         self.window = _window(model.config)
+        self._recomputed: list[nn.Module] = []
+        self.train()
 
     def train(self, mode: bool = True) -> "HfModel":
-        """Stays in evaluation mode whatever `mode` is."""
-        return super().train(False)
+        """Stays in evaluation mode whatever `mode` is, but for what says that layers are computed again."""
+        super().train(False)
+        for layer in self._recomputed:
+            layer.training = True  # of the layer alone, not of what is in it: dropout stays off
+        return self
+
+    def recompute_layers(self, context: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """From now on a backward pass keeps each layer's input only and computes the rest again (gradient
+        checkpointing), inside what `context` returned when the layer was computed first.
+
+        Raises ValueError for a model that transformers can't do it for.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), context()
+
+        cast(Any, self.model).activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+        self._recomputed = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        self.train()
 
     def forward(
         self,
@@ -137,32 +156,29 @@ class HfModel(nn.Module):
         return next(self.model.parameters()).device
 
 
-class LoraModel(HfModel):
-    """One model with one adapter, by peft: what trains alone. Only the adapter has gradients."""
+class FullModel(HfModel):
+    """A model of which every weight is trained."""
 
-    def __init__(self, base: nn.Module, adapter: Adapter) -> None:
-        """Takes `base` over: peft puts its layers into it."""
-        import peft
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.requires_grad_(True))
 
-        with warnings.catch_warnings():  # peft asks transformers for a name that has changed
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            peft_model = peft.get_peft_model(base, peft_config(adapter))
-        peft.set_peft_model_state_dict(peft_model, peft_weights(adapter))
-        super().__init__(peft_model.get_base_model())
-        self._adapter = adapter
+    def save(self, folder: Path) -> None:
+        """Writes the model as `save_pretrained` does into an existing folder."""
+        with _without_progress_bars():
+            cast(Any, self.model).save_pretrained(folder)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The adapter's parameters by the names of `Adapter.weights`, in the order of an optimizer over them."""
-        return {
-            name.replace(".default.", "."): weight
-            for name, weight in self.model.named_parameters()
-            if weight.requires_grad
-        }
 
-    def adapter(self) -> Adapter:
-        """The adapter as it is now, a copy."""
-        weights = {name: weight.detach().clone() for name, weight in self.trained().items()}
-        return Adapter(self._adapter.rank, self._adapter.alpha, self._adapter.target_modules, weights)
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _window(config: Any) -> int | None:

@@ -135,7 +135,14 @@ class Shape:
 
 
 def learning_bytes(
-    shape: Shape, batch: float, rows: int, width: int, *, predicted: float, checkpointing: bool = False
+    shape: Shape,
+    batch: float,
+    rows: int,
+    width: int,
+    *,
+    predicted: float,
+    checkpointing: bool = False,
+    scores: bool = False,
 ) -> float:
     """Activations and logits that one forward and backward pass holds at its peak.
 
@@ -144,11 +151,12 @@ def learning_bytes(
     A layer keeps for its backward pass, per row: 9 d_model (two residuals, two norms with their inner values,
     attention's output and its copy, two projections' inputs), 3 kv_width and 4 d_ff (gate and up, silu, product), its
     heads' log-sums, and a row of the mask. Attention scores are not kept: the kernels recompute them (FlashAttention,
-    arXiv:2205.14135). `checkpointing` keeps each layer's input only, and all of one layer at a time. The gradients of
-    one layer's values come on top; of the logits there are the logits, their copy by completion, log-softmax and its
-    gradient, all in fp32 but the first.
+    arXiv:2205.14135); `scores`: they are, and their softmax too. `checkpointing` keeps each layer's input only, and all
+    of one layer at a time. The gradients of one layer's values come on top; of the logits there are the logits, their
+    copy by completion, log-softmax and its gradient, all in fp32 but the first.
     """
     kept = 9 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + shape.heads + 1.25 * rows
+    kept += 2.0 * shape.heads * rows if scores else 0.0
     gradients = 3 * shape.d_model + 4 * shape.d_ff
     layers = shape.layers * shape.d_model + kept if checkpointing else shape.layers * kept
     ends = 4 * shape.d_model

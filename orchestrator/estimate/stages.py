@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from orchestrator.estimate.hf import HfSizes
 from orchestrator.estimate.memory import FP32, Shape, ZeroPlan, decoding_bytes, learning_bytes, model_states
 from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
-from orchestrator.schema.training import GrpoConfig, ModelConfig, StageConfig
+from orchestrator.schema.training import GrpoConfig, HfModelConfig, ModelConfig, StageConfig, Training
 
 # What a process has to itself before any weights. A core that stands in for a GPU: 50 MB were the peak of stages with a
 # model of 4,000 parameters, forked from a server that had imported all they use.
@@ -25,6 +27,26 @@ STATES_LOSS, STEPS_LOSS = 0.1, 0.3
 _VOCABULARY = 128
 # `experiments.models.shared_prompt.SHARED_ROWS_MAX`; a test holds the two together.
 SHARED_ROWS_MAX = 512
+
+
+# What importing transformers takes beside, where the process it was forked from has not: 192 to 200 MB were measured in
+# stages of a model of 5,000 parameters.
+_TRANSFORMERS_BYTES = 220_000_000
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """A model as memory sees it: `trained` parameters beside `frozen` ones of `width` bytes, which each process has
+    whole. `width` is also that of activations. `process`: bytes that its libraries take."""
+
+    shape: Shape
+    trained: int
+    width: int
+    frozen: int = 0
+    checkpointing: bool = False
+    scores: bool = False
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +108,23 @@ def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *
     `preloaded`: its process is forked from one that has imported what it uses, and shares these pages.
     """
     plan = zero_plan(stage, world_size)
-    parameters = parameter_count(stage.model)
+    sizes = sizes_of(stage, plan)
     on_cpu = kind is DeviceKind.CPU
-    states = model_states(parameters, plan, whole_buckets=not on_cpu)
+    states = model_states(sizes.trained, plan, whole_buckets=not on_cpu)
     own = PROCESS_BYTES[kind] if preloaded or not on_cpu else ALONE_BYTES
     return Footprint(
-        process=own + (GANG_BYTES[plan.stage] if world_size > 1 else 0),
-        weights=states.weights,
+        process=own + sizes.process + (GANG_BYTES[plan.stage] if world_size > 1 else 0),
+        weights=states.weights + sizes.width * sizes.frozen,
         gradients=states.gradients,
         # Offloaded to the host is where a CPU's "device" is.
         optimizer=states.optimizer + (states.host if on_cpu else 0.0),
         gathered=states.gathered,
         buckets=states.buckets,
         passing=states.passing,
-        copies=FP32 * parameters * (int(plan.stage == 3) + int(_has_reference(stage))),
-        learning=_learning(stage, plan),
-        rollout=_rollout(stage, plan),
-        evaluation=_evaluation(stage, plan),
+        copies=FP32 * sizes.trained * (int(plan.stage == 3) + int(_has_reference(stage))),
+        learning=_learning(stage, plan, sizes),
+        rollout=_rollout(stage, plan, sizes),
+        evaluation=_evaluation(stage, plan, sizes),
         host_bytes=int(ALONE_BYTES + states.host),
         parkable_bytes=0 if on_cpu else int(states.moments),
     )
@@ -142,7 +164,36 @@ def shape_of(model: ModelConfig) -> Shape:
     )
 
 
-def _learning(stage: StageConfig, plan: ZeroPlan) -> float:
+def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
+    """The sizes of a stage's model; of a Hugging Face one from its `config.json`, which has to be there."""
+    model = stage.model
+    if not isinstance(model, HfModelConfig):
+        return Sizes(shape=shape_of(model), trained=parameter_count(model), width=plan.width)
+    published, eager = HfSizes.at(Path(model.path)), model.attention == "eager"
+    checkpointing, process = model.gradient_checkpointing, _TRANSFORMERS_BYTES
+    if model.training == Training.full:
+        return Sizes(
+            shape=published.shape,
+            trained=published.parameters,
+            width=plan.width,
+            checkpointing=checkpointing,
+            scores=eager,
+            process=process,
+        )
+    # A stack has all its members at the largest rank.
+    adapters = published.adapter_parameters(model.lora.target_modules, model.lora.max_rank)
+    return Sizes(
+        shape=published.shape,
+        trained=adapters,
+        frozen=published.parameters,
+        width=_DTYPE_BYTES[model.dtype],
+        checkpointing=checkpointing,
+        scores=eager,
+        process=process,
+    )
+
+
+def _learning(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     """One micro-batch; a group whose prompt is shared is one sequence."""
     prompts, group = _items(stage)
     prompts = _part(prompts, plan.world_size * stage.deepspeed.gradient_accumulation_steps)
@@ -151,30 +202,38 @@ def _learning(stage: StageConfig, plan: ZeroPlan) -> float:
     batch, completions = (prompts, group) if shared else (prompts * group, 1)
     rows = _prompt_rows(stage) + completions * (answer - 1)
     predicted = prompts * group * answer
-    return learning_bytes(shape_of(stage.model), batch, rows, plan.width, predicted=predicted)
+    return learning_bytes(
+        sizes.shape,
+        batch,
+        rows,
+        sizes.width,
+        predicted=predicted,
+        checkpointing=sizes.checkpointing,
+        scores=sizes.scores,
+    )
 
 
-def _rollout(stage: StageConfig, plan: ZeroPlan) -> float:
+def _rollout(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     if not isinstance(stage.algorithm, GrpoConfig):
         return 0.0
     prompts, group = _items(stage)
     answer = stage.task.max_answer_tokens
     return decoding_bytes(
-        shape_of(stage.model),
+        sizes.shape,
         _part(prompts, plan.world_size),
         _prompt_rows(stage),
         group,
         answer,
-        plan.width,
+        sizes.width,
         shared=group * answer <= SHARED_ROWS_MAX,
     )
 
 
-def _evaluation(stage: StageConfig, plan: ZeroPlan) -> float:
+def _evaluation(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     split = stage.task.split
     problems = min(stage.evaluation.batch_size, _part(max(split.dev, split.test), plan.world_size))
     answer = stage.task.max_answer_tokens
-    return decoding_bytes(shape_of(stage.model), problems, _prompt_rows(stage), 1, answer, plan.width, shared=True)
+    return decoding_bytes(sizes.shape, problems, _prompt_rows(stage), 1, answer, sizes.width, shared=True)
 
 
 def _items(stage: StageConfig) -> tuple[int, int]:

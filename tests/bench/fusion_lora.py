@@ -22,8 +22,9 @@ from experiments.fusion.lora.engine import LoraEngine
 from experiments.fusion.lora.stack import LoraStack
 from experiments.fusion.optimizer import MemberOptimizer
 from experiments.models.adapter import Adapter, draw_adapter
-from experiments.models.hf import LoraModel, find_sites
+from experiments.models.hf import find_sites
 from tests.bench.fusion_gpu import CLIP_NORM, OPTIMIZER, TOKENIZER, WORKLOADS, Row, Step, processor, table, timed_ms
+from tests.unit.experiments.peft_alone import LoraModel
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -17,6 +17,7 @@ from orchestrator.sharing.preemption import PREEMPTIONS
 from orchestrator.simulation.composing import compose_base, compose_runs
 from orchestrator.stopping import STOPPINGS
 from orchestrator.sweep import compose_study
+from tests.hf_models import QWEN_2_5_0_5B, write_published
 
 ROOT = Path(conf.__path__[0])
 CHOICES = sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("*/*.yaml"))
@@ -41,7 +42,10 @@ def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param in SIMULATED:
         (run,) = compose_runs([*overrides, *SIMULATED[request.param]])
         return run.config
-    if request.param == "task/jsonl":
+    if request.param in ("model/hf", "study/qwen_gsm8k"):
+        folder = write_published(tmp_path_factory.mktemp("model"), QWEN_2_5_0_5B)
+        overrides.append(f"model.path={folder}")
+    if request.param in ("task/jsonl", "study/qwen_gsm8k"):
         path = tmp_path_factory.mktemp("task") / "problems.jsonl"
         path.write_text('{"prompt": "1+1=", "answer": "2"}\n')
         overrides.append(f"task.path={path}")

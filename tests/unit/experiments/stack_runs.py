@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from experiments.stages import fused
 from orchestrator.schema import Assignment, Outcome
 from tests.unit.experiments.children import run_in_child
-from tests.unit.experiments.stage_runs import RecordingChannel, Result, assignment_of
+from tests.unit.experiments.stage_runs import RecordingChannel, Result, assignment_of, weights_in
 
 
 @dataclass
@@ -86,8 +85,7 @@ def _run(listed: list[tuple[int, Assignment, int]], function) -> StackRun:
         name = assignment.bundle_id
         if name not in stack.outcomes:
             continue
-        file = Path(assignment.output_dir) / "model.safetensors"
-        weights = load_file(file) if file.exists() else {}
+        weights = weights_in(Path(assignment.output_dir))
         channel = channels[name]
         told = channel.reports, weights, channel.saves, channel.measurements, channel.phases
         results[name] = Result(stack.outcomes[name], *told)

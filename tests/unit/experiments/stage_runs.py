@@ -10,11 +10,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from experiments.stages import grpo, sft
+from experiments.stages import dpo, grpo, rejection_sft, sft
 from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
 from tests.unit.experiments.children import run_gang
 
-RUNS = {"sft": sft.run, "grpo": grpo.run}
+RUNS = {
+    "sft": sft.run,
+    **dict.fromkeys(("grpo", "dapo"), grpo.run),
+    **dict.fromkeys(("rejection_sft", "distill"), rejection_sft.run),
+    "dpo": dpo.run,
+}
 ALGORITHMS = {
     "sft": {"name": "sft", "max_steps": 12, "batch_size": 8},
     "grpo": {"name": "grpo", "max_steps": 12, "prompts_per_step": 4, "group_size": 4},
@@ -106,9 +111,13 @@ def run_alone(assignment: Assignment, stop_at: int) -> Result:
 
 def run_on(assignment: Assignment, channel: RecordingChannel) -> Result:
     outcome = RUNS[assignment.stage.name](assignment, channel)
-    weights_file = Path(assignment.output_dir) / "model.safetensors"
-    weights = load_file(weights_file) if weights_file.exists() else {}
+    weights = weights_in(Path(assignment.output_dir))
     return Result(outcome, channel.reports, weights, channel.saves, channel.measurements, channel.phases)
+
+
+def weights_in(output: Path) -> dict[str, torch.Tensor]:
+    """All weights of a stage's output; none where there is none yet."""
+    return {name: weight for file in output.glob("*.safetensors") for name, weight in load_file(file).items()}
 
 
 def run_stage(

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from experiments.batches import encode_prompts
 from experiments.models.adapter import Site, draw_adapter, load_adapter, save_adapter
-from experiments.models.hf import HfModel, LoraModel, find_sites, load_base
+from experiments.models.hf import HfModel, find_sites, load_base
 from experiments.models.shared_prompt import completion_logits
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer
 from tests.unit.experiments.fusion.lora.lora_runs import SIZE, TARGETS, tiny_model
+from tests.unit.experiments.peft_alone import LoraModel
 
 CPU = torch.device("cpu")
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
@@ -171,7 +172,7 @@ def test_another_kind_of_adapter_is_refused(tmp_path, setting, value):
 
 def test_who_trains_a_decoder_does_not_import_transformers_or_peft():
     code = (
-        "import sys, experiments.models.hf, experiments.fusion.lora.bundle;"
+        "import sys, experiments.models.hf, experiments.building, experiments.tasks;"
         "print(sorted({'transformers', 'peft', 'safetensors'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from experiments.batches import encode_prompts
+from experiments.evaluate import FOLDS
 from experiments.models.decoder import load_decoder
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer, load_task
@@ -120,6 +121,16 @@ def test_busy_time_leaves_out_the_start(study):
 @BOTH
 def test_dev_accuracy_is_reported_at_the_first_every_and_the_last_step(whole, algorithm):
     assert [step for step, metrics, _ in whole[algorithm].reports if "eval/accuracy" in metrics] == [0, 6, 12]
+
+
+@BOTH
+def test_every_dev_accuracy_comes_with_its_folds(whole, algorithm):
+    for _, metrics, _ in whole[algorithm].reports:
+        folds = [value for name, value in metrics.items() if name.startswith("eval/fold/")]
+        if "eval/accuracy" in metrics:
+            assert sum(folds) / FOLDS == metrics["eval/accuracy"]
+        else:
+            assert folds == []
 
 
 @BOTH
