@@ -116,7 +116,8 @@ class SimulatedCluster:
         def lose() -> list[Event]:
             self._nodes.discard(node_id)
             gone = [b for b, run in self._runs.items() if node_id in _nodes_under(run.launch)]
-            lost = [self._end(b, WorkerLost(at=self._now, bundle_id=b, reason=f"node lost: {reason}")) for b in gone]
+            why = f"node lost: {reason}"
+            lost = [self._end(b, WorkerLost(at=self._now, bundle_id=b, reason=why, blameless=True)) for b in gone]
             return [*lost, NodeLost(at=self._now, node_id=node_id, reason=reason)]
 
         self._at(at, lose)
@@ -132,7 +133,7 @@ class SimulatedCluster:
         self._runs[bundle_id] = run
         if not self._nodes.issuperset(_nodes_under(launch)):
             reason = f"node {', '.join(sorted(_nodes_under(launch) - self._nodes))} is gone"
-            run.plan = [(first_step, lambda: self._end(bundle_id, self._lost(run, reason)))]
+            run.plan = [(first_step, lambda: self._end(bundle_id, self._lost(run, reason, blameless=True)))]
             run.at = self._now
         else:
             run.plan = self._plan(run)
@@ -296,8 +297,8 @@ class SimulatedCluster:
         )
         return self._end(bundle_id, StageCompleted(at=self._now, bundle_id=bundle_id, outcome=outcome))
 
-    def _lost(self, run: Run, reason: str) -> WorkerLost:
-        return WorkerLost(at=self._now, bundle_id=run.launch.bundle_id, reason=reason)
+    def _lost(self, run: Run, reason: str, *, blameless: bool = False) -> WorkerLost:
+        return WorkerLost(at=self._now, bundle_id=run.launch.bundle_id, reason=reason, blameless=blameless)
 
     def _end(self, bundle_id: str, event: Event) -> Event:
         run = self._runs.pop(bundle_id)

@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli.common import EXIT_DECIDED, EXIT_INTERRUPTED, Overrides, refusals
 
 if TYPE_CHECKING:
+    from orchestrator.simulation.knobs import Real
     from orchestrator.simulation.tune import Search, Tried
 
 PACKING_EXAMPLES = """
@@ -19,6 +20,7 @@ Examples:\n
   orchestrator tune packing trace=csv trace.file=week.csv trace.nodes=week.nodes.csv packing=best_fit,fragmentation
   orchestrator tune packing trace=alibaba2023 trace.pods=PODS.csv trace.nodes=NODES.csv trace.protocol=arrivals_only \\
       'seed=range(0,3)' --objective unallocated --trials 60 -o conf/packing/fragmentation.yaml
+  orchestrator tune packing trace=synthetic interference=post_training packing=frontier --oversubscription 1:2
 \b
 Overrides are those of `simulate`; what is swept beside the packing (seeds) is averaged over. The same command again
 goes on where it was interrupted.
@@ -49,6 +51,10 @@ def packing(
         Path | None,
         typer.Option("--output", "-o", help="The file to deploy; by default tuned/packing/POLICY.yaml in the home."),
     ] = None,
+    oversubscription: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Search cluster.oversubscription too, between these."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="So many runs of one setting (seeds) at a time.")] = 1,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out, and count, what can't be used of a trace.")
@@ -65,17 +71,36 @@ def packing(
         home = Home.from_environment()
         home.prepare()
         given = overrides or []
-        search = Search(given, objective.value, storage=home.root / "tuning.db", skip_bad_rows=skip_bad_rows, jobs=jobs)
+        search = Search(
+            given,
+            objective.value,
+            storage=home.root / "tuning.db",
+            skip_bad_rows=skip_bad_rows,
+            jobs=jobs,
+            oversubscription=_range_of(oversubscription) if oversubscription is not None else None,
+        )
         interrupted = _run_to_the_end(search, trials)
         if not search.tried():
             typer.echo("interrupted before the first setting was tried", err=True)
             raise typer.Exit(EXIT_INTERRUPTED)
         print_best(search, Console(highlight=False))
-        command = shlex.join(["orchestrator", "tune", "packing", *given, "--objective", objective, "--trials"])
+        beside = ["--oversubscription", oversubscription] if oversubscription is not None else []
+        command = shlex.join(["orchestrator", "tune", "packing", *given, *beside, "--objective", objective, "--trials"])
         typer.echo(deploy(search, f"{command} {trials}", output or home.root / "tuned" / "packing"))
         if interrupted:
             typer.echo("interrupted: the same command goes on from here", err=True)
         raise typer.Exit(EXIT_INTERRUPTED if interrupted else EXIT_DECIDED)
+
+
+def _range_of(text: str) -> "Real":
+    from orchestrator.config import ConfigError
+    from orchestrator.simulation.knobs import Real
+
+    low, _, high = text.partition(":")
+    try:
+        return Real(low=float(low), high=float(high))
+    except ValueError as error:
+        raise ConfigError("--oversubscription", text, "give LOW:HIGH, such as 1:2") from error
 
 
 def _run_to_the_end(search: "Search", trials: int) -> bool:

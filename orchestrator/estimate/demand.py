@@ -12,7 +12,8 @@ from orchestrator.schema.training import stage_config
 
 def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> Demand:
     """What a stage asks for under `cluster` (a resolved `ClusterConfig`)."""
-    devices, share = int(cluster["devices_per_trial"]), float(cluster["share_per_trial"])
+    devices = int(cluster["devices_per_trial"])
+    share = oversubscribed(float(cluster["share_per_trial"]), float(cluster.get("oversubscription", 1.0)))
     algorithm = stage.config.get("algorithm", {})
     memory_bytes, parkable_bytes = stated_memory_bytes(cluster), 0
     host_memory_bytes = memory_bytes if kind is DeviceKind.CPU else ALONE_BYTES
@@ -32,6 +33,12 @@ def stage_demand(stage: Stage, cluster: Mapping[str, Any], kind: DeviceKind) -> 
         phases=tuple(algorithm.get("phases", ())),
         parkable_bytes=parkable_bytes,
     )
+
+
+def oversubscribed(share: float, factor: float) -> float:
+    """What a share of a device counts as on a cluster that promises `factor` times what it has: a whole device is
+    promised once only. Who shares gets what is there; `interference` measures what that costs them."""
+    return share if share >= 1.0 else share / factor
 
 
 def stated_memory_bytes(cluster: Mapping[str, Any]) -> int:

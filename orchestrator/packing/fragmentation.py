@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.packing.alike import Alike
 from orchestrator.packing.fragments import Amounts, Fragments, Left, typical
 from orchestrator.packing.policy import in_order
 from orchestrator.packing.ranking import Index, Ranking, Ranks, kept
@@ -18,6 +19,8 @@ from orchestrator.snapshot import Counts, Room, Snapshot, Spot, share_units
 Scores = npt.NDArray[np.float64]
 # By which decrease of fragments, in devices, a score of 1, 2, ... 99 is reached: sigmoid(decrease) x 100, cut off.
 _REACHED = np.array([math.log(score / (100 - score)) for score in range(1, 100)])
+# Among more nodes than these it pays to look for some that are alike.
+_FEW = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,14 @@ class _Descent(Ranking):
     def devices(self, row: int) -> tuple[int, ...]:
         """The columns of the best devices of a node that fits."""
         return tuple(self._columns[row].tolist())
+
+    def _rank_all(self, fitting: Index) -> None:
+        if len(fitting) <= _FEW:
+            return super()._rank_all(fitting)
+        first, like = Alike.of(self._room).first(fitting)
+        super()._rank_all(first)
+        self._ranks[fitting], self._columns[fitting] = self._ranks[first][like], self._columns[first][like]
+        return None
 
     def _score(self, room: Room, demand: Demand, rows: Index) -> Ranks:
         left = Left.now(room, rows)

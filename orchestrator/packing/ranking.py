@@ -75,7 +75,9 @@ class Ranking:
     def _ask(self, rows: Rows) -> None:
         fits = self._room.fitting_nodes(self._demand, rows)
         self._ranks[rows] = NOWHERE
-        fitting = fits.nonzero()[0] if isinstance(rows, slice) else np.asarray(rows)[fits]
+        self._rank_all(fits.nonzero()[0] if isinstance(rows, slice) else np.asarray(rows)[fits])
+
+    def _rank_all(self, fitting: Index) -> None:
         for start in range(0, fitting.size, _BLOCK):
             block = fitting[start : start + _BLOCK]
             self._ranks[block] = self._rank(self._room, self._demand, block)

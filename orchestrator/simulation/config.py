@@ -65,9 +65,10 @@ class SimulatedClusterConfig:
 
     Of a node: `devices_per_node` devices of `device_memory_gib` and `model`, `cpus_per_node` cores and
     `host_memory_gib_per_node`; 0 cores or host memory are no limit. Null, and an empty model, is what the trace's nodes
-    have; of a trace without nodes, 8 devices of 80 GiB and no limit. startup_s: from launch to start. max_attempts: how
-    often a stage may be lost with its worker. slowdown: `package.module:function`, how many times longer than alone a
-    launch takes beside others (see `cluster.simulated.Slowdown`); empty is not at all.
+    have; of a trace without nodes, 8 devices of 80 GiB and no limit. oversubscription: as in `ClusterConfig`.
+    startup_s: from launch to start. max_attempts: how often a stage may be lost with its worker. slowdown:
+    `package.module:function`, how many times longer than alone a launch takes beside others (see
+    `cluster.simulated.Slowdown`); empty is not at all.
     """
 
     name: str = MISSING
@@ -78,6 +79,7 @@ class SimulatedClusterConfig:
     model: str = ""
     cpus_per_node: float | None = None
     host_memory_gib_per_node: float | None = None
+    oversubscription: float = 1.0
     startup_s: float = 0.0
     max_attempts: int = 3
     slowdown: str = ""

@@ -57,6 +57,7 @@ def simulate(
 
     Raises ConfigError and TraceError as `traces.read_workload` does, and ConfigError for a policy that gives up.
     """
+    config = _with_company(config)
     workload = read_workload(config, skip_bad_rows=skip_bad_rows)
     began = time.perf_counter()
     with _rare_garbage_collection():
@@ -220,6 +221,15 @@ def _with_hold(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if packing.get("hold", 0) is not None:
         return config
     return {**config, "packing": {**packing, "hold": config["trace"]["window"] - 1}}
+
+
+def _with_company(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A policy that may take free devices to have no company does so where somebody slows somebody down."""
+    packing = config["packing"]
+    if packing.get("apart", False) is not None:
+        return config
+    slowed = bool(config["interference"]["slowdowns"] or config["cluster"]["slowdown"])
+    return {**config, "packing": {**packing, "apart": slowed}}
 
 
 def _no_report(

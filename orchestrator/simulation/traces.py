@@ -14,6 +14,7 @@ from orchestrator.ports import TraceError
 from orchestrator.schema import Demand, Node, Trace
 from orchestrator.simulation.config import TraceConfig
 from orchestrator.simulation.nodes import nodes_of
+from orchestrator.simulation.oversubscription import Oversubscribed
 from orchestrator.simulation.submissions import Survey, survey_of
 from orchestrator.snapshot import Room
 
@@ -36,6 +37,9 @@ def read_workload(config: Mapping[str, Any], *, skip_bad_rows: bool) -> Workload
     says which nodes there are. With `skip_bad_rows`, broken rows and trials that fit nowhere are left out and counted.
     """
     trace, survey = _read(json.dumps(_seeded(config), sort_keys=True), skip_bad_rows)
+    if (factor := float(config["cluster"]["oversubscription"])) != 1.0:
+        trace = replace(trace, trials=Oversubscribed(trace.trials, factor))
+        survey = survey_of(trace.trials)
     nodes = nodes_of(config["cluster"], trace.nodes)
     if not any(node.devices for node in nodes):
         remedy = f"trace={trace.name} doesn't say which nodes there are; set cluster.nodes, or name the trace's own"

@@ -17,61 +17,18 @@ from orchestrator.config import ConfigError
 from orchestrator.keys import code_digest
 from orchestrator.packing import PACKINGS
 from orchestrator.simulation.composing import ComposedRun, compose_runs
+from orchestrator.simulation.knobs import RANGES, OneOf, Real, Value
 from orchestrator.simulation.pool import run_all
 from orchestrator.simulation.results import Result
 from orchestrator.sweep.overrides import combinations, parse_overrides, text_of, value_of
+from orchestrator.validation.ranges import OVERSUBSCRIPTION as OVERSUBSCRIPTION_CHECK
 
 if TYPE_CHECKING:
     import optuna
 
-Value = bool | int | float | str
 Setting = Mapping[str, Value]
-"""`packing` is the policy's name, the others its knobs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Real:
-    """A knob between two numbers, both possible."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def suggest(self, trial: "optuna.Trial", name: str) -> Value:
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
-    """A knob that is a whole number between two, both possible."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def suggest(self, trial: "optuna.Trial", name: str) -> Value:
-        return trial.suggest_int(name, self.low, self.high, log=self.log)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OneOf:
-    """A knob with a few values."""
-
-    values: tuple[Value, ...]
-
-    def suggest(self, trial: "optuna.Trial", name: str) -> Value:
-        return self.values[trial.suggest_categorical(name, list(range(len(self.values))))]
-
-
-Range = Real | Whole | OneOf
-
-# The knobs that are searched, by policy. One that is not here stays as its config file has it.
-RANGES: Mapping[str, Mapping[str, Range]] = {
-    "best_fit": {"cpu_weight": Real(low=0.0, high=1.0)},
-    "dot_product": {"largest": OneOf(values=(False, True))},
-    "fragmentation": {"popularity": Real(low=0.5, high=1.0)},
-    "frontier": {"look_ahead": Whole(low=1, high=512, log=True), "spread": Real(low=0.0, high=0.5)},
-}
+"""`packing` is the policy's name, `OVERSUBSCRIPTION` the cluster's, the others are the policy's knobs."""
+OVERSUBSCRIPTION = "cluster.oversubscription"
 # After so many proposals in a row that were tried before, there is nothing new to be expected.
 _REPEATED_AT_MOST = 30
 # Policies that a cluster is not run with: a yardstick from below, and one from above.
@@ -123,19 +80,27 @@ class Tried:
 
     @property
     def knobs(self) -> dict[str, Value]:
-        return {name: value for name, value in self.setting.items() if name != "packing"}
+        return {name: value for name, value in self.setting.items() if name not in ("packing", OVERSUBSCRIPTION)}
+
+    @property
+    def oversubscription(self) -> float | None:
+        """None if it was not searched."""
+        found = self.setting.get(OVERSUBSCRIPTION)
+        return None if found is None else float(found)
 
     def overrides(self) -> list[str]:
         """What to give to `serve` or `simulate`."""
         knobs = [f"packing.{name}={_written(value)}" for name, value in self.knobs.items()]
-        return [f"packing={self.policy}", *knobs]
+        promised = self.oversubscription
+        return [f"packing={self.policy}", *knobs, *([] if promised is None else [f"{OVERSUBSCRIPTION}={promised!r}"])]
 
 
 class Search:
     """One search. `overrides` are those of `simulate`: `packing=a,b` names the policies to choose from (default: all
     but the yardsticks), `packing.knob=value` holds a knob, and the results of all that is swept besides are averaged.
 
-    storage: an SQLite file that keeps what was tried; None keeps nothing. Raises ConfigError and TraceError.
+    storage: an SQLite file that keeps what was tried; None keeps nothing. oversubscription: searched beside the knobs.
+    Raises ConfigError and TraceError.
     """
 
     def __init__(
@@ -146,13 +111,17 @@ class Search:
         storage: Path | None = None,
         skip_bad_rows: bool = False,
         jobs: int = 1,
+        oversubscription: Real | None = None,
     ) -> None:
         self.objective = OBJECTIVES[objective]
         self._skip_bad_rows = skip_bad_rows
         self._jobs = jobs
+        self._oversubscription = oversubscription
         self.policies, self._held, self._others = _split(overrides)
         # Everything that can be refused is refused before anything is simulated.
         self._runs = self._composed()
+        if oversubscription is not None:
+            self._check_oversubscription(oversubscription)
         self._study = self._opened(storage)
 
     def run(self, count: int, told: Callable[[int, Tried], None]) -> None:
@@ -198,7 +167,10 @@ class Search:
     def _setting(self, trial: "optuna.Trial") -> Setting:
         policy = str(trial.suggest_categorical("packing", list(self.policies)))
         ranges = {name: r for name, r in RANGES.get(policy, {}).items() if name not in self._held}
-        return {"packing": policy} | {name: r.suggest(trial, f"{policy}.{name}") for name, r in ranges.items()}
+        setting = {"packing": policy} | {name: r.suggest(trial, f"{policy}.{name}") for name, r in ranges.items()}
+        if self._oversubscription is not None:
+            setting[OVERSUBSCRIPTION] = self._oversubscription.suggest(trial, OVERSUBSCRIPTION)
+        return setting
 
     def _answer(self, setting: Setting) -> tuple[float, dict[str, float]]:
         for tried in self.tried():
@@ -215,9 +187,20 @@ class Search:
 
     def _runs_of(self, setting: Setting) -> list[ComposedRun]:
         """One for each combination of what is swept besides."""
-        knobs = {name: value for name, value in setting.items() if name != "packing"}
-        runs = self._runs[str(setting["packing"])]
-        return [replace(run, config={**run.config, "packing": {**run.config["packing"], **knobs}}) for run in runs]
+        tried = Tried(setting=setting, value=0.0, measures={})
+        promised = tried.oversubscription
+        cluster = {} if promised is None else {"oversubscription": promised}
+        return [
+            replace(
+                run,
+                config={
+                    **run.config,
+                    "packing": {**run.config["packing"], **tried.knobs},
+                    "cluster": {**run.config["cluster"], **cluster},
+                },
+            )
+            for run in self._runs[tried.policy]
+        ]
 
     def _composed(self) -> dict[str, tuple[ComposedRun, ...]]:
         """The runs of every policy with its defaults, and with the knobs that are held where it has them."""
@@ -234,6 +217,18 @@ class Search:
             if held:
                 runs[policy] = compose_runs([*self._others, f"packing={policy}", *held])
         return runs
+
+    def _check_oversubscription(self, searched: Real) -> None:
+        where, what = "--oversubscription", f"{searched.low:g}:{searched.high:g}"
+        accepts, remedy = OVERSUBSCRIPTION_CHECK
+        if not (accepts(searched.low) and accepts(searched.high) and searched.low < searched.high):
+            raise ConfigError(where, what, f"give LOW:HIGH; {remedy}")
+        configs = [run.config for runs in self._runs.values() for run in runs]
+        if given := next((c["cluster"]["oversubscription"] for c in configs if _promises(c)), None):
+            raise ConfigError(OVERSUBSCRIPTION, given, f"leave it out to have it searched by {where}")
+        if not all(config["interference"]["slowdowns"] or config["cluster"]["slowdown"] for config in configs):
+            remedy = "where nobody slows anybody down most is always best; add interference=post_training"
+            raise ConfigError(where, what, remedy)
 
     # --- what was tried ----------------------------------------------------------------------------------------------
 
@@ -260,7 +255,9 @@ class Search:
     def _default_knobs(self, policy: str) -> dict[str, Value]:
         packing = self._runs[policy][0].config["packing"]
         ranges = {name: r for name, r in RANGES.get(policy, {}).items() if name not in self._held}
-        return {
+        searched = self._oversubscription
+        promised: dict[str, Value] = {} if searched is None else {OVERSUBSCRIPTION: searched.low}
+        return promised | {
             f"{policy}.{name}": r.values.index(packing[name]) if isinstance(r, OneOf) else packing[name]
             for name, r in ranges.items()
         }
@@ -271,8 +268,13 @@ class Search:
         paths = {str(v) for run in self._runs[self.policies[0]] for v in run.config["trace"].values()}
         files = {path: _digest(Path(path)) for path in sorted(paths) if Path(path).is_file()}
         code = code_digest("orchestrator"), code_digest("cluster")
-        text = json.dumps([self.objective.field, configs, files, self._skip_bad_rows, code], sort_keys=True)
+        promised = self._oversubscription and [self._oversubscription.low, self._oversubscription.high]
+        text = json.dumps([self.objective.field, configs, files, self._skip_bad_rows, promised, code], sort_keys=True)
         return f"packing-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _promises(config: Mapping[str, Any]) -> bool:
+    return bool(config["cluster"]["oversubscription"] != 1.0)
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ import yaml
 
 import conf
 from orchestrator.config import ConfigError
-from orchestrator.simulation.tune import Search, Tried
+from orchestrator.simulation.tune import OVERSUBSCRIPTION, Search, Tried
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,8 @@ def print_best(search: Search, console: "Console") -> None:
     for name in columns:
         table.add_column(_HEADINGS[name], justify="right")
     for row in tried[:_SHOWN]:
-        knobs = "".join(f" {name}={_number(value)}" for name, value in row.knobs.items())
+        promised = {} if row.oversubscription is None else {OVERSUBSCRIPTION: row.oversubscription}
+        knobs = "".join(f" {name}={_number(value)}" for name, value in (row.knobs | promised).items())
         values = [_measure(name, row.measures[name]) for name in columns]
         table.add_row(row.policy + knobs, *values)
     console.print(table)
@@ -62,16 +63,22 @@ def deploy(search: Search, command: str, target: Path) -> str:
 
 
 def config_file(search: Search, best: Tried, command: str) -> str:
-    """In the style of conf/packing, and complete: every knob that the policy has."""
+    """In the style of conf/packing, and complete: every knob that the policy has. One with an oversubscription sets the
+    cluster's beside its own part."""
     template = yaml.safe_load((Path(conf.__path__[0]) / "packing" / f"{best.policy}.yaml").read_text())
-    config = search.config_of(best)
+    config, defaults, header = search.config_of(best), template["defaults"], []
+    if best.oversubscription is not None:
+        header = ["# @package _global_"]
+        defaults = [entry if entry == "_self_" else f"/packing/{entry}@packing" for entry in defaults]
+        config = {"packing": config, "cluster": {"oversubscription": best.oversubscription}}
     lines = [
+        *header,
         f"# {search.objective.field} {best.value:.6g}, the best of {len(search.tried())} settings of:",
         f"#   {command}",
         "# Use it with:",
         f"#   orchestrator serve {' '.join(best.overrides())}",
         "defaults:",
-        *(f"  - {entry}" for entry in template["defaults"]),
+        *(f"  - {entry}" for entry in defaults),
         "",
         yaml.safe_dump(config, sort_keys=False),
     ]

@@ -10,6 +10,7 @@ from orchestrator.dotted import resolve
 from orchestrator.simulation.config import SimulateConfig, SimulatedClusterConfig
 from orchestrator.simulation.protocols import PROTOCOLS
 from orchestrator.validation import validate_policies
+from orchestrator.validation.ranges import OVERSUBSCRIPTION
 
 DURATIONS = ("known", "learned")
 
@@ -29,6 +30,7 @@ _CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda v: v is None or 0 <= v <= 1e9,
         f"use 0 (no limit) to 1e9 GiB; {_LIKE_THE_TRACES}",
     ),
+    ("cluster.oversubscription", *OVERSUBSCRIPTION),
     ("cluster.startup_s", *_NON_NEGATIVE),
     ("cluster.max_attempts", *_COUNT),
     ("interference.step_s", lambda value: value > 0, "use a positive number of seconds"),

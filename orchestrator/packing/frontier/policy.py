@@ -24,7 +24,8 @@ class Frontier:
     hold: leave so many requests waiting for better company rather than place all that fit; there are no reservations
     then. It is for studies of packing where nothing ends; on a live cluster it is None or 0. spread: a part of a device
     goes to a free one as long as the rests of those in use are worth less than this part of the free ones. tries: in
-    how many more orders a queue of up to `look_ahead` is served where somebody is left out.
+    how many more orders a queue of up to `look_ahead` is served where somebody is left out. apart: whether free devices
+    are taken to have no company; null is yes, but in simulations where nobody slows anybody down.
 
     Ties: the way that was tried first, the earlier request, a device in use, the node with the smallest id, the device
     with the smallest index.
@@ -34,11 +35,12 @@ class Frontier:
     hold: int | None = None
     spread: float = 0.06
     tries: int = 24
+    apart: bool | None = None
 
     def __call__(self, snapshot: Snapshot, requests: Sequence[Request]) -> Sequence[Placement]:
         if not requests or not snapshot.room.nodes:
             return []
-        serving = Serving(snapshot, self._scores(snapshot, requests), self.spread)
+        serving = Serving(snapshot, self._scores(snapshot, requests), self.spread, apart=self.apart is not False)
         if self.hold:
             return serving.least_waste(requests, self.look_ahead, self.hold)
         if len(requests) == 1:

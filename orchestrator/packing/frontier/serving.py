@@ -24,11 +24,12 @@ _FAR = 1 << 40
 class Serving:
     """One call of the policy. Every way to serve starts from the room as it is and leaves it so."""
 
-    def __init__(self, snapshot: Snapshot, scores: Scores, spread: float) -> None:
+    def __init__(self, snapshot: Snapshot, scores: Scores, spread: float, *, apart: bool) -> None:
         self._snapshot = snapshot
         self._room = snapshot.room
         self._scores = scores
         self._spread = spread
+        self._apart = apart
         self._reservation: Reservation | None = None
         self._kept: Reservation | None = None
         self._kept_for: str | None = None
@@ -57,7 +58,7 @@ class Serving:
     def best(self, requests: Sequence[Request], look_ahead: int, tries: int) -> list[Placement]:
         """The best way to serve; where all that wait find room, the same with less company, see `_alone`."""
         best = self._best(requests, look_ahead, tries)
-        if len(best) < len(requests):
+        if len(best) < len(requests) or not self._apart:
             return best
         by_key = {request.stage_key: request for request in requests}
         alone = self.apart([by_key[placement.stage_key] for placement in best])
@@ -191,7 +192,7 @@ class Serving:
         demand, reservation = request.demand, self._reservation
         discount = self._discount()
         found = self._scores.best(demand, discount)
-        if found is not None and self._roomy:
+        if found is not None and self._roomy and self._apart:
             found = self._alone(demand, discount, found)
         if found is not None and reservation is not None and not reservation.allows(request, found[1]):
             found = self._scores.best(demand, discount, reservation.rows)

@@ -51,8 +51,9 @@ class Demands:
 class Worth:
     """rests [3, groups, LEVELS + 1]: what the rest of a device is worth, and the cores and the host memory that those
     who will use it take; nothing at level LEVELS, for that is in `whole` [groups, devices, cores, host memory]: what so
-    many free devices are worth beside so many steps of cores and of host memory. group: of each node. bound [models]:
-    which part of the device share that is asked for is bound to the model, that of several by how much there is."""
+    many free devices are worth beside so many steps of cores and of host memory, as far as nodes of the group have
+    so many. group: of each node. bound [models]: which part of the device share that is asked for is bound to the
+    model, that of several by how much there is."""
 
     rests: Counts
     whole: Counts
@@ -98,17 +99,22 @@ def _made(room: Room, expected: Mapping[Demand, float]) -> Worth:
     cpu_step, memory_step = _step(room.whole_milli_cpus), _step(room.whole_host_memory_bytes // MIB)
     codes = np.maximum(room.model.max(axis=1, initial=-1), 0)
     group = np.zeros(len(room.nodes), np.int64)
-    tables: list[_Group] = []
-    known: dict[bytes, int] = {}
+    # By which demands they accept: the first of the models that do, and the group's number.
+    known: dict[bytes, tuple[int, int]] = {}
     for code in range(demands.models.shape[1]):
-        accepting = demands.models[:, code]
-        if (key := accepting.tobytes()) not in known:
-            known[key] = len(tables)
-            tables.append(_group(demands, accepting, room.share.shape[1], (cpu_step, memory_step)))
-        group[codes == code] = known[key]
+        _, group[codes == code] = known.setdefault(demands.models[:, code].tobytes(), (code, len(known)))
+    counts = room.exists.sum(axis=1)
+    tables = [
+        _group(demands, demands.models[:, code], int(counts[group == number].max(initial=1)), (cpu_step, memory_step))
+        for code, number in known.values()
+    ]
+    widest = max(len(table.whole) for table in tables)
+    whole = np.zeros((len(tables), widest, _STEPS + 1, _STEPS + 1), np.int64)
+    for number, table in enumerate(tables):
+        whole[number, : len(table.whole)] = table.whole
     return Worth(
         rests=np.stack([table.rests for table in tables], axis=1),
-        whole=np.stack([table.whole for table in tables]),
+        whole=whole,
         group=group,
         bound=_bound(demands, np.array([(room.model == code).sum() for code in range(demands.models.shape[1])])),
         cpu_step=cpu_step,
@@ -165,7 +171,7 @@ def _best_cutting(demands: Demands, of: Chosen) -> tuple[Levels, Cutting]:
 
 
 def _group(demands: Demands, accepting: Chosen, widest: int, steps: tuple[int, int]) -> _Group:
-    """The tables of nodes with devices that these demands accept."""
+    """The tables of nodes with devices that these demands accept, `widest` at most."""
     if not accepting.any():
         flat = np.arange(LEVELS + 1) * (SHARE_UNITS // LEVELS)
         flat[LEVELS] = 0

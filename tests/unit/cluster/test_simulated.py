@@ -151,11 +151,12 @@ def test_a_lost_node_takes_its_bundles_along_and_may_come_back():
     cluster.join_node("n1", 115.0)
     events = history(cluster, 110.0)
     assert events[2:] == [
-        WorkerLost(at=105.0, bundle_id="b1", reason="node lost: spot reclaimed"),
+        WorkerLost(at=105.0, bundle_id="b1", reason="node lost: spot reclaimed", blameless=True),
         NodeLost(at=105.0, node_id="n1", reason="spot reclaimed"),
     ]
     launch(cluster, "b3", "k3", node=0)
-    assert history(cluster, 111.0) == [WorkerLost(at=110.0, bundle_id="b3", reason="node n1 is gone")]
+    gone = WorkerLost(at=110.0, bundle_id="b3", reason="node n1 is gone", blameless=True)
+    assert history(cluster, 111.0) == [gone]
     assert [type(e) for e in history(cluster, 130.0)] == [NodeJoined, StageCompleted]
 
 

@@ -68,3 +68,21 @@ def test_what_cannot_be_searched_is_refused(home: Path) -> None:
 
 def test_every_objective_can_be_named() -> None:
     assert {objective.value for objective in tuning.Objective} == set(OBJECTIVES)
+
+
+def test_an_oversubscription_that_was_searched_is_in_the_file_and_in_the_command_that_made_it(home: Path) -> None:
+    file = home / "mine.yaml"
+    done = tune("interference=post_training", "--oversubscription", "1:2", "--trials", "2", "-o", str(file))
+    assert done.exit_code == 0, done.output
+    written = yaml.safe_load(file.read_text())
+    assert 1.0 <= written["cluster"]["oversubscription"] <= 2.0
+    assert written["packing"]["name"] in ("best_fit", "exclusive")
+    assert "interference=post_training --oversubscription 1:2 --objective" in file.read_text()
+
+
+def test_an_oversubscription_that_is_no_range_is_refused(home: Path) -> None:
+    refused = tune("interference=post_training", "--oversubscription", "much")
+    assert (refused.exit_code, refused.stderr.strip()) == (
+        2,
+        "error: --oversubscription=much: give LOW:HIGH, such as 1:2",
+    )

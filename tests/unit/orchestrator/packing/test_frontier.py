@@ -51,18 +51,24 @@ def test_devices_in_use_are_taken_before_free_ones() -> None:
 LEARN = demand(1, 0.25, kind="learn")
 
 
-def beside_learning(devices: int, *asked: Demand, excess: float | None = None, busy: int = 0) -> list[tuple[str, ...]]:
+def beside_learning(
+    devices: int, *asked: Demand, excess: float | None = None, busy: int = 0, apart: bool | None = None
+) -> list[tuple[str, ...]]:
     """Where these go on a node of so many devices: on a/0 a quarter is taken by learning, `busy` others are whole."""
     room = taken(Room([node("a", devices)]), *((([f"a/{index + 1}"], 1.0)) for index in range(busy)))
     room.take(Placement(stage_key="", device_ids=("a/0",), share=0.25, memory_bytes=0), "learn")
     if excess is not None:
         room.know({("learn", "learn"): excess})
-    return placed(room, {LEARN: 1, WHOLE: 1}, *asked)
+    return placed(room, {LEARN: 1, WHOLE: 1}, *asked, policy=Frontier(apart=apart))
 
 
 def test_nobody_has_company_that_may_slow_it_down_while_devices_are_free() -> None:
     assert beside_learning(4, LEARN) == [("a/1",)]
     assert beside_learning(4, LEARN, LEARN, excess=1.2) == [("a/1",), ("a/2",)]
+
+
+def test_where_nobody_slows_anybody_down_free_devices_are_left_to_gangs() -> None:
+    assert beside_learning(4, LEARN, apart=False) == [("a/0",)]
 
 
 def test_company_that_was_measured_to_do_no_harm_is_taken_before_a_free_device() -> None:
@@ -99,6 +105,12 @@ def test_work_without_devices_leaves_free_devices_their_cores() -> None:
     nodes = [node("a", 2, cpus=16.0), node("b", 0, cpus=16.0)]
     (placement,) = TIGHT(snapshot(Room(nodes), {demand(1, cpus=8.0): 1}), asking(demand(0, cpus=4.0)))
     assert placement.node_ids == ("b",)
+
+
+def test_work_without_devices_is_placed_where_no_node_has_any() -> None:
+    wanted = demand(0, cpus=4.0)
+    (placement,) = TIGHT(snapshot(Room([node("a", 0, cpus=16.0)]), {wanted: 1}), asking(wanted))
+    assert placement.node_ids == ("a",)
 
 
 def test_empty_nodes_are_kept_for_the_gangs_that_are_expected() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.packing import PACKINGS
+from orchestrator.packing import PACKINGS, fragmentation
 from orchestrator.snapshot import Room
 from tests.unit.orchestrator.packing import oracles
 from tests.unit.orchestrator.packing.cases import EXPECTED, NODES, REPEATING, asking, snapshot
@@ -56,3 +56,15 @@ def test_fragmentation_equals_counting_fragments_one_by_one(
     nodes: list, queues: list, leaving: int, expected: dict
 ) -> None:
     agree("fragmentation", partial(oracles.plain_fragmentation, expected=expected), nodes, queues, leaving, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(**CASES, expected=EXPECTED)
+def test_fragmentation_is_the_same_where_one_node_answers_for_all_that_are_like_it(
+    nodes: list, queues: list, leaving: int, expected: dict
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fragmentation, "_FEW", 0)
+        agree(
+            "fragmentation", partial(oracles.plain_fragmentation, expected=expected), nodes, queues, leaving, expected
+        )

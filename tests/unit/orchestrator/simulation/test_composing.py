@@ -54,6 +54,7 @@ def test_the_last_of_two_overrides_of_one_key_counts():
         ("trace.window=0", r"trace\.window=0: use a whole number of at least 1"),
         ("durations=guessed", r"durations=guessed: there is: known, learned"),
         ("cluster.nodes=-2", r"cluster\.nodes=-2: use a number of nodes"),
+        ("cluster.oversubscription=0.5", r"cluster\.oversubscription=0\.5: use 1 \(a device is promised once\)"),
         ("cluster.devices_per_node=0", r"cluster\.devices_per_node=0: use 1 to 1024; null is what the trace's"),
         ("cluster.host_memory_gib_per_node=1e300", r"cluster\.host_memory_gib_per_node=1e\+300: use 0 \(no limit\)"),
         ("cluster.slowdown=nowhere:at_all", r"cluster\.slowdown=nowhere:at_all: "),

@@ -9,9 +9,9 @@ from orchestrator.config import ConfigError
 from orchestrator.loop import SchedulingLoop
 from orchestrator.schema import Demand, TraceStage
 from orchestrator.simulation.composing import compose_runs
-from orchestrator.simulation.runner import simulate
+from orchestrator.simulation.runner import _with_company, simulate
 from orchestrator.state import validate
-from tests.unit.orchestrator.simulation.workloads import PODS, files, node, simulated, simulation, stage, trial
+from tests.unit.orchestrator.simulation.workloads import PODS, config, files, node, simulated, simulation, stage, trial
 
 
 def many(count: int = 250):
@@ -129,3 +129,19 @@ def test_a_trial_whose_stages_are_all_there_is_over_at_once():
     warm = stage(10.0, key="warm-up")
     result = simulated([trial("a", 0.0, warm), trial("b", 50.0, warm)], [node()])
     assert (result.completed, result.jct_p50_s, result.makespan_s) == (2, 5.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "apart"),
+    [
+        (["packing=frontier"], False),
+        (["packing=frontier", "interference=post_training"], True),
+        (["packing=frontier", "packing.apart=true"], True),
+        (["packing=frontier", "packing.apart=false", "interference=post_training"], False),
+        (["packing=best_fit"], None),
+    ],
+)
+def test_free_devices_are_taken_to_have_no_company_where_somebody_slows_somebody_down(
+    overrides: list[str], apart: bool | None
+):
+    assert _with_company(config(*overrides))["packing"].get("apart") is apart

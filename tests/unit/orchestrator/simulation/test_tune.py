@@ -1,5 +1,6 @@
 """The search for a packing policy: it finds what is best, remembers it, and writes the file to deploy."""
 
+import shutil
 from dataclasses import fields
 from io import StringIO
 from pathlib import Path
@@ -9,11 +10,14 @@ import yaml
 from rich.console import Console
 
 import conf
-from orchestrator.config import ConfigError
+from orchestrator.config import ConfigError, register_schemas
 from orchestrator.packing import PACKINGS
 from orchestrator.simulation.composing import compose_runs
-from orchestrator.simulation.tune import RANGES, OneOf, Search, Tried
+from orchestrator.simulation.config import SCHEMAS
+from orchestrator.simulation.knobs import RANGES, OneOf, Real
+from orchestrator.simulation.tune import Search, Tried
 from orchestrator.simulation.tuned import config_file, deploy, print_best
+from orchestrator.sweep.composing import Composer, hydra_session
 
 # Small enough for a moment, full enough for the policies to differ.
 WORKLOAD = [
@@ -122,6 +126,72 @@ def test_the_file_to_deploy_composes_to_the_setting_that_was_best(search: Search
     (run,) = compose_runs([*WORKLOAD, *best.overrides()])
     assert written == run.config["packing"]
     assert str(path) in said
+
+
+SLOWED = "interference=post_training"
+ONE_TO_TWO = Real(low=1.0, high=2.0)
+
+
+@pytest.fixture(scope="module")
+def promising() -> Search:
+    search = Search([*WORKLOAD, SLOWED, "packing=best_fit"], "jct_mean", oversubscription=ONE_TO_TWO)
+    search.run(4, lambda _, tried: None)
+    return search
+
+
+def test_the_oversubscription_is_searched_beside_the_knobs_from_none_on(promising: Search) -> None:
+    factors = [tried.oversubscription for tried in promising.tried()]
+    assert 1.0 in factors
+    assert len({*factors}) == 4
+    assert all(factor is not None and 1.0 <= factor <= 2.0 for factor in factors)
+    assert {*promising.tried()[0].knobs} == {"cpu_weight"}
+
+
+def test_what_is_best_of_an_oversubscription_is_what_the_simulator_says_of_it(promising: Search) -> None:
+    best, worst = promising.tried()[0], promising.tried()[-1]
+    assert best.value < worst.value
+    assert best.value == jct_mean_s(SLOWED, *best.overrides())
+    assert worst.value == jct_mean_s(SLOWED, *worst.overrides())
+
+
+@pytest.mark.parametrize("root", ["config", "simulate"])
+def test_the_file_to_deploy_sets_the_oversubscription_of_whatever_cluster(
+    promising: Search, root: str, tmp_path: Path
+) -> None:
+    best = promising.tried()[0]
+    folder = tmp_path / "conf"
+    shutil.copytree(Path(conf.__path__[0]), folder)
+    deploy(promising, "orchestrator tune packing", folder / "packing" / "mine.yaml")
+    register_schemas(SCHEMAS, "orchestrator.simulation.config")
+    with hydra_session(folder):
+        composed = Composer(root).compose(["packing=mine", *(["trace=synthetic"] if root == "simulate" else [])])
+    assert composed.packing == promising.config_of(best)
+    assert composed.cluster.oversubscription == best.oversubscription
+
+
+@pytest.mark.parametrize(
+    ("overrides", "searched", "says"),
+    [
+        (
+            ["interference=post_training", "cluster.oversubscription=1.5"],
+            ONE_TO_TWO,
+            "leave it out to have it searched",
+        ),
+        (
+            ["interference=none"],
+            ONE_TO_TWO,
+            "--oversubscription=1:2: where nobody slows anybody down most is always best",
+        ),
+        (["interference=post_training"], Real(low=0.5, high=2.0), "--oversubscription=0.5:2: give LOW:HIGH; use 1"),
+        (["interference=post_training"], Real(low=2.0, high=1.0), "--oversubscription=2:1: give LOW:HIGH; use 1"),
+    ],
+)
+def test_an_oversubscription_that_cannot_be_searched_is_refused(
+    overrides: list[str], searched: Real, says: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Search([*WORKLOAD, *overrides], "jct_mean", oversubscription=searched)
+    assert says in str(refused.value)
 
 
 def test_the_header_of_the_file_says_how_it_was_found_and_how_it_is_used(search: Search) -> None:
