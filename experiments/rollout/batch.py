@@ -97,7 +97,7 @@ def generate(
     for step in range(max_tokens):
         numbers = None if noise is None else noise[active, :, step]
         heat = temperature[active] if isinstance(temperature, Tensor) else temperature
-        chosen, chosen_log_probs = _choose(logits, group, heat, numbers)
+        chosen, chosen_log_probs = choose(logits, group, heat, numbers)
         chosen = chosen.masked_fill(ended, tokenizer.pad_id)
         ids[active, step] = chosen
         mask[active, step] = ~ended
@@ -130,7 +130,7 @@ def _open_first(done: Tensor, count: int) -> Tensor:
     return (kept + starts[:, None]).flatten()
 
 
-def _choose(logits: Tensor, group: int, temperature: float | Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, group: int, temperature: float | Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """Next tokens and their log-probabilities, both (batch, group).
 
     logits: (batch, group, vocab), or (batch, 1, vocab) after the prompt, where the group shares one distribution.
