@@ -28,6 +28,8 @@ from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.lora.engine import LoraEngine
 from experiments.fusion.optimizer import MemberOptimizer
+from experiments.gang import sum_over_processes
+from experiments.models.moe import MixtureOfExperts
 from experiments.parking import Parking
 from experiments.parts import timed_as
 from orchestrator.schema import Assignment, DeviceKind
@@ -182,8 +184,13 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Accumulates the gradients of a loss that is normalised by the global batch.
 
-        DeepSpeed averages over processes and would divide by the number of micro-batches; shares are to be summed.
+        DeepSpeed averages over processes and would divide by the number of micro-batches; shares are to be summed. Of a
+        loss that balances experts a micro-batch has its part, as if all had as many tokens.
         """
+        for experts in self._experts():
+            auxiliary = experts.take_auxiliary_loss()
+            if auxiliary is not None:
+                loss = loss + auxiliary / (self.accumulation * self.world_size)
         self._engine.backward(loss * self.world_size if self.world_size > 1 else loss, scale_wrt_gas=False)
 
     @timed_as("optimizer")
@@ -191,8 +198,16 @@ class Engine:
         """Ends a micro-batch; after the last of a batch, clips and updates at learning rate `lr`."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
+        ends = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
         self.learned += 1
+        if ends:
+            for experts in self._experts():
+                experts.balance(sum_over_processes(experts.take_load()))
+
+    def _experts(self) -> list[MixtureOfExperts]:
+        """What of the model is to be balanced."""
+        return getattr(self._engine.module, "experts", [])
 
     def grad_norm(self) -> Tensor:
         """Norm of the last step's global gradient before clipping, a scalar."""
@@ -230,6 +245,8 @@ class Engine:
             with torch.no_grad(), deepspeed.zero.GatheredParameters(parameters):
                 for mine, theirs in zip(self._plain.parameters(), parameters, strict=True):
                     mine.data = mine.data.to(theirs.dtype).copy_(theirs)
+            for buffer, now in zip(self._plain.buffers(), self._engine.module.buffers(), strict=True):
+                buffer.copy_(now)
         return self._plain
 
     def save(self, folder: Path, tag: str) -> None:
@@ -273,7 +290,7 @@ class DeepSpeedStack(StackEngine):
     @timed_as("backward")
     def backward(self, losses: Tensor) -> None:
         """Gradients of each member's own loss, (M,)."""
-        self._engine.backward(losses.sum(), scale_wrt_gas=False)
+        self._engine.backward(self._total(losses), scale_wrt_gas=False)
 
     def _step(self) -> None:
         self._engine.step()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from experiments.models.attention import Attended, small_attention, small_attention_gradient
-from experiments.models.decoder import NORM_EPS
+from experiments.models.norm import NORM_EPS
 
 
 class Normal(NamedTuple):
@@ -52,6 +52,22 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Gradient (M, out, in) of `project`'s weight."""
     return torch.bmm(grad.transpose(1, 2), x)
+
+
+class Norm(torch.autograd.Function):
+    """x (M, rows, width) normalised, by each member's own weight (M, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        normalised, normal = normalise(x, weight)
+        ctx.save_for_backward(*normal, weight)
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        unit, inverse, weight = ctx.saved_tensors
+        return normalise_gradient(grad, Normal(unit, inverse), weight)
 
 
 class Projection(torch.autograd.Function):

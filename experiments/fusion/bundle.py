@@ -94,7 +94,7 @@ class Bundle:
         """Empty; for members of the fusion key of `config`. Raises ValueError if that can't be fused."""
         require_one_key([config])
         self.task = task
-        self._config, self._tokenizer = config, tokenizer_of(config.model)
+        self._config, self._tokenizer = config, tokenizer_of(config.model, config.task)
         self.engine = make_engine(self._empty_stack().to(device), [])
         self._seats: dict[str, _Seat] = {}
         self._references: References | None = None

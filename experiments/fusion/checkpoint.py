@@ -89,15 +89,14 @@ class MemberEngine:
 
     def _solo_weights(self) -> OrderedDict[str, Tensor]:
         """The state dict of the member alone."""
-        stack = self._bundle.engine.stack
-        weights = stack.layout.unpack(stack.weights.detach()[self._place].cpu())
-        # Copies: what a view is saved with is the whole row.
-        return OrderedDict((name, weight.clone()) for name, weight in weights.items())
+        state = self._bundle.engine.stack.member_state(self._place)
+        return OrderedDict((name, weight.cpu()) for name, weight in state.items())
 
     def _restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
         engine = self._bundle.engine
         layout = engine.stack.layout
         engine.restore(self._place, layout.pack(weights), moments_of(optimizer, layout, self.device))
+        engine.stack.restore_beside(self._place, weights)
 
     @property
     def _place(self) -> int:

@@ -6,35 +6,47 @@ as more batch. Batches are flat, one member's after the other's: (members x batc
 rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
-from experiments.fusion.blocks import FeedForward, Projection, SmallAttention, project
+from experiments.fusion.blocks import Norm, Projection, project
+from experiments.fusion.layer import LayerContext, stacked_layer
+from experiments.fusion.routing import StackedRouting, bias_steps_of
 from experiments.fusion.stack import StackLayout, pack_all
-from experiments.models.attention import KVCache, RotaryTable, Sight, attend
-from experiments.models.decoder import Decoder
+from experiments.models.attention import KVCache, RotaryTable, Sight
+from experiments.models.decoder import PAD_ID, Decoder
 from orchestrator.schema.training import ModelConfig
 
 
 class StackedDecoder(nn.Module):
-    """Token ids of all members in, next-token logits out. `weights` (M, N) is its only parameter, in fp32.
+    """Token ids of all members in, next-token logits out. `weights` (M, N) is its only parameter, in fp32; `routing`
+    has what their experts are balanced by, None without experts.
 
     With a `compute_dtype` other than fp32 the weights are cast once a forward pass, and gradients arrive in fp32.
     """
 
     def __init__(
-        self, config: ModelConfig, vocab_size: int, rows: Tensor, compute_dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        rows: Tensor,
+        compute_dtype: torch.dtype = torch.float32,
+        bias_steps: Tensor | None = None,
     ) -> None:
+        """rows: (M, N). bias_steps: see `StackedRouting`; None: of members that have not learned yet."""
         super().__init__()
         self.config, self.vocab_size, self.compute_dtype = config, vocab_size, compute_dtype
         self.layout = StackLayout.of(config, vocab_size)
         if rows.dim() != 2 or rows.shape[1] != self.layout.row_size:
             raise ValueError(f"rows are {tuple(rows.shape)}; members of this shape have {self.layout.row_size} weights")
         self.weights = nn.Parameter(rows.float())
-        self._rotation = RotaryTable(config)
+        if bias_steps is None:
+            bias_steps = rows.new_zeros(len(rows), len(self.layout.beside), config.experts, dtype=torch.int64)
+        self.routing = StackedRouting(config, bias_steps) if self.layout.beside else None
+        self._rotation = RotaryTable.of(config)
 
     @classmethod
     def of(cls, decoders: Sequence[Decoder], compute_dtype: torch.dtype = torch.float32) -> "StackedDecoder":
@@ -42,7 +54,8 @@ class StackedDecoder(nn.Module):
         first = decoders[0]
         layout = StackLayout.of(first.config, first.vocab_size)
         rows = pack_all(layout, [decoder.state_dict() for decoder in decoders])
-        return cls(first.config, first.vocab_size, rows, compute_dtype)
+        bias_steps = torch.stack([bias_steps_of(decoder) for decoder in decoders]) if layout.beside else None
+        return cls(first.config, first.vocab_size, rows, compute_dtype, bias_steps)
 
     @classmethod
     def empty(cls, config: ModelConfig, vocab_size: int) -> "StackedDecoder":
@@ -72,44 +85,82 @@ class StackedDecoder(nn.Module):
         logits_from: int = 0,
     ) -> Tensor:
         """Logits (members x batch, rows - logits_from, vocab); see `Decoder.forward`, batch being members x batch."""
-        config, members = self.config, self.members
-        keys = tokens.shape[1] + (0 if cache is None else cache.rows)
-        rotation = self._rotation(positions, keys)
-        weights = self.weights if self.compute_dtype == torch.float32 else self.weights.to(self.compute_dtype)
-        embedding, *layers, norm, head = self._ordered(self.layout.pieces(weights))
-        x = self._embed(embedding, tokens)
-        sight = Sight.of(mask, x, config.heads, config.kv_heads, cached=cache is not None)
-        shape = (*tokens.shape, config.heads, config.kv_heads)
-        all_heads = config.heads + 2 * config.kv_heads, config.d_model // config.heads
-        x = x.view(members, -1, config.d_model)
-        for index in range(config.layers):
-            attention_norm, qkv, out, feed_forward_norm, gate_up, down = layers[6 * index : 6 * index + 6]
-            if sight.bias is not None:
-                x = SmallAttention.apply(x, attention_norm, qkv, out, shape, rotation, sight.bias)
-            else:
-                heads = Projection.apply(x, attention_norm, qkv).view(*tokens.shape, *all_heads)
-                mixed = attend(heads, config.kv_heads, rotation, sight, cache, index)
-                x = x + project(mixed.view(members, x.shape[1], -1), out)
-            x = FeedForward.apply(x, feed_forward_norm, gate_up, down)
-        x = x.view(*tokens.shape, -1)[:, logits_from:]
-        logits = Projection.apply(x.reshape(members, -1, config.d_model), norm, head)
+        weights = self.named_weights()
+        x = self._layers(weights, tokens, positions, mask, cache)[:, logits_from:]
+        flat = x.reshape(self.members, -1, self.config.d_model)
+        logits = Projection.apply(flat, weights["norm.weight"], self._head(weights))
         return logits.view(*x.shape[:2], -1)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        rows_from: int = 0,
+    ) -> Tensor:
+        """What the head reads, (members x batch, rows - rows_from, d_model); see `Decoder.hidden`."""
+        weights = self.named_weights()
+        x = self._layers(weights, tokens, positions, mask, cache)[:, rows_from:]
+        return Norm.apply(x.reshape(self.members, -1, self.config.d_model), weights["norm.weight"]).view(x.shape)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (members x batch, rows, vocab) of hidden rows (members x batch, rows, d_model)."""
+        logits = project(hidden.reshape(self.members, -1, self.config.d_model), self._head(self.named_weights()))
+        return logits.view(*hidden.shape[:2], -1)
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Each weight of all members, (M, *shape), by its name in a `Decoder`, in the precision of the computation."""
+        weights = self.weights if self.compute_dtype == torch.float32 else self.weights.to(self.compute_dtype)
+        return dict(zip(self.layout.names, self.layout.pieces(weights), strict=True))
+
+    def member_state(self, member: int) -> dict[str, Tensor]:
+        """A copy of the state dict that a decoder of one member has."""
+        # Copies: what a view is saved with is the whole row.
+        weights = {n: w.clone() for n, w in self.layout.unpack(self.weights.detach()[member]).items()}
+        if self.routing is None:
+            return weights
+        return weights | dict(zip(self.layout.beside, self.routing.bias_steps[member].clone(), strict=True))
+
+    def restore_beside(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """Gives a member what its state dict has besides weights."""
+        if self.routing is not None:
+            self.routing.bias_steps[member] = torch.stack([state[name] for name in self.layout.beside])
 
     def decoder(self, member: int) -> Decoder:
         """An ordinary decoder with a copy of one member's weights."""
         with torch.device("meta"):
             decoder = Decoder(self.config, self.vocab_size)
-        state = {name: weight.clone() for name, weight in self.layout.unpack(self.weights.detach()[member]).items()}
-        decoder.load_state_dict(state, assign=True)
+        decoder.load_state_dict(self.member_state(member), assign=True)
         return decoder
 
     def select(self, members: Sequence[int]) -> "StackedDecoder":
         """A stack with copies of some members' weights, in the given order."""
-        return StackedDecoder(self.config, self.vocab_size, self.weights.detach()[list(members)], self.compute_dtype)
+        rows = self.weights.detach()[list(members)]
+        bias_steps = None if self.routing is None else self.routing.bias_steps[list(members)]
+        return StackedDecoder(self.config, self.vocab_size, rows, self.compute_dtype, bias_steps)
 
-    def _ordered(self, pieces: list[Tensor]) -> list[Tensor]:
-        """Embedding, six weights a layer, last norm, head: a tied head is the embedding."""
-        return [*pieces, pieces[0]] if self.config.tie_embeddings else pieces
+    def _layers(
+        self, weights: dict[str, Tensor], tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        """What leaves the last layer, (members x batch, rows, d_model)."""
+        x = self._embed(weights["embedding.weight"], tokens)
+        context = LayerContext(
+            config=self.config,
+            shape=tokens.shape,
+            rotation=self._rotation(positions, tokens.shape[1] + (0 if cache is None else cache.rows)),
+            sight=Sight.of(mask, x, self.config, cached=cache is not None),
+            cache=cache,
+            routing=self.routing,
+            counted=None if self.routing is None else (tokens != PAD_ID).reshape(self.members, -1),
+        )
+        x = x.view(self.members, -1, self.config.d_model)
+        for index in range(self.config.layers):
+            x = stacked_layer(x, weights, f"layers.{index}.", index, context)
+        return x.view(*tokens.shape, -1)
+
+    def _head(self, weights: dict[str, Tensor]) -> Tensor:
+        return weights["embedding.weight" if self.config.tie_embeddings else "head.weight"]
 
     def _embed(self, embedding: Tensor, tokens: Tensor) -> Tensor:
         """Each member looks its tokens up in its own table: one table of members x vocab rows."""

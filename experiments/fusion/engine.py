@@ -14,6 +14,7 @@ from torch import Tensor
 from experiments.fusion.allocator import keep_freed_memory
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.optimizer import MemberOptimizer, Moments, StackedAdamW, solo_state
+from experiments.fusion.routing import bias_steps_of
 from experiments.models.decoder import Decoder
 from experiments.parts import timed_as
 
@@ -45,14 +46,17 @@ class StackEngine:
 
     @timed_as("backward")
     def backward(self, losses: Tensor) -> None:
-        """Gradients of each member's own loss, (M,): no member's weights are in another's."""
-        losses.sum().backward()
+        """Gradients of each member's own loss, (M,), and of what balances its experts: no member's weights are in
+        another's."""
+        self._total(losses).backward()
 
     @timed_as("optimizer")
     def step(self, lrs: Sequence[float], active: Sequence[bool] | None = None) -> None:
         """Clips and updates each member at its own rate; a member that is not `active` keeps all that it has."""
         self.optimizer.prepare(lrs, active)
         self._step()
+        if self.stack.routing is not None:
+            self.stack.routing.balance(active)
 
     def grad_norms(self) -> Tensor:
         """Norm of each member's last gradient before clipping, (M,)."""
@@ -75,6 +79,8 @@ class StackEngine:
         """Keeps some members, in the given order, and compacts the stack."""
         kept = list(members)
         self._set_rows(self.stack.weights.detach()[kept])
+        if self.stack.routing is not None:
+            self.stack.routing.bias_steps = self.stack.routing.bias_steps[kept]
         self.optimizer.keep(kept)
         self._optimizers = [self._optimizers[index] for index in kept]
 
@@ -83,6 +89,8 @@ class StackEngine:
         """Puts a member in at the end: fresh, or with the optimizer state it brings. Raises ValueError for another
         shape."""
         self._append_row(self.stack.layout.pack(decoder.state_dict()), optimizer, moments)
+        if self.stack.routing is not None:
+            self.stack.routing.append(bias_steps_of(decoder))
 
     @torch.no_grad()
     def _append_row(self, row: Tensor, optimizer: MemberOptimizer, moments: Moments | None) -> None:
@@ -99,6 +107,11 @@ class StackEngine:
         """Gives a member weights, a row (N,) of the stack's layout, and optimizer state, as from a checkpoint."""
         self.stack.weights.detach()[member] = row
         self.optimizer.set_moments(member, moments)
+
+    def _total(self, losses: Tensor) -> Tensor:
+        """What is differentiated: the losses, and what balances experts."""
+        auxiliary = None if self.stack.routing is None else self.stack.routing.take_auxiliary_loss()
+        return losses.sum() if auxiliary is None else (losses + auxiliary).sum()
 
     def _step(self) -> None:
         self.optimizer.step()

@@ -266,9 +266,10 @@ def update(
     reference: Tensor | None,
 ) -> list[dict[str, float]]:
     """One optimizer step of the members that have groups; each member's `train/*` values."""
-    logits = completion_logits(engine, experience.prompts.tokens, experience.tokens, experience.prompts.padding)
+    prompts, tokens = experience.prompts, experience.tokens
+    logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, experience.mask)
     losses, stats = grpo_losses(
-        tempered_log_probs(logits, experience.tokens, knobs.temperatures),
+        tempered_log_probs(logits, tokens, knobs.temperatures),
         experience.old_log_probs,
         experience.advantages,
         experience.mask,

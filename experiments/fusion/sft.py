@@ -30,7 +30,7 @@ def sft_step(
         answers = encode_answers([example.answer for example in examples], tokenizer, engine.device)
         counts = [sum(tokenizer.answer_length(example.answer) for example in batch) for batch in batches]
         token_counts = torch.tensor(counts, device=engine.device)
-        logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding)
+        logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
         losses = sft_losses(logits, answers.tokens, answers.mask, token_counts)
         engine.backward(losses)
         engine.step(lrs)

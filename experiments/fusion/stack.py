@@ -17,19 +17,23 @@ from orchestrator.schema.training import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class StackLayout:
-    """Names, shapes and sizes of a decoder's weights, in the order of a row."""
+    """Names, shapes and sizes of a decoder's weights, in the order of a row. `beside`: names of what a member's state
+    has besides, and no row holds."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     sizes: tuple[int, ...]
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: ModelConfig, vocab_size: int) -> "StackLayout":
         """The layout of decoders of this shape."""
         with torch.device("meta"):
-            named = list(Decoder(config, vocab_size).named_parameters())
+            decoder = Decoder(config, vocab_size)
+        named = list(decoder.named_parameters())
         shapes = tuple(tuple(weight.shape) for _, weight in named)
-        return cls(tuple(name for name, _ in named), shapes, tuple(weight.numel() for _, weight in named))
+        sizes = tuple(weight.numel() for _, weight in named)
+        return cls(tuple(name for name, _ in named), shapes, sizes, tuple(name for name, _ in decoder.named_buffers()))
 
     @property
     def row_size(self) -> int:
@@ -41,8 +45,8 @@ class StackLayout:
 
         Raises ValueError for a state of another shape, naming the weight.
         """
-        if set(state) != set(self.names):
-            odd = sorted(set(state) ^ set(self.names))[0]
+        if set(state) != {*self.names, *self.beside}:
+            odd = sorted(set(state) ^ {*self.names, *self.beside})[0]
             raise ValueError(
                 f"{odd!r} is in the member or in the stack, not in both: members of a stack have one shape"
             )

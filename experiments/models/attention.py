@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from orchestrator.schema.training import ModelConfig
+from orchestrator.schema.training import AttentionKind, ModelConfig
 
 # Where batched products are faster on a CPU, forward and backward together: up to so many scores (rows x keys) a head,
 # from so many heads of the whole batch on. Forward alone they are not.
@@ -27,54 +27,64 @@ _LOG2_E = 1.4426950408889634
 
 
 class KVCache:
-    """Keys and values of the rows seen so far, per layer, each (batch, kv_heads, rows, head_dim).
+    """What attention keeps of the rows seen so far: per layer a list of tensors, each (batch, ..., rows, width). Keys
+    and values (batch, kv_heads, rows, head_dim); or what stands for them, see `experiments.models.mla`.
 
     Functional: a forward pass concatenates to what is held and never writes into it, so gradients flow through a cache
     as through any other tensor.
     """
 
     def __init__(self, layers: int) -> None:
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
+        self._held: list[list[Tensor]] = [[] for _ in range(layers)]
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds rows (batch, kv_heads, new rows, head_dim) to a layer and returns all that it holds now."""
-        held_keys, held_values = self._keys[layer], self._values[layer]
-        if held_keys is not None and held_values is not None:
-            keys = torch.cat((held_keys, keys), dim=2)
-            values = torch.cat((held_values, values), dim=2)
-        self._keys[layer], self._values[layer] = keys, values
-        return keys, values
+    def extend(self, layer: int, *new: Tensor) -> list[Tensor]:
+        """Adds rows to each tensor of a layer and returns all that it holds now, in the same order."""
+        held = self._held[layer]
+        if held:
+            self._held[layer] = [torch.cat(pair, dim=-2) for pair in zip(held, new, strict=True)]
+        else:
+            self._held[layer] = list(new)
+        return self._held[layer]
 
     def select(self, batch: Tensor) -> None:
         """Keeps the given batch entries (an index tensor) only."""
-        self._keys = [None if held is None else held[batch] for held in self._keys]
-        self._values = [None if held is None else held[batch] for held in self._values]
+        self._held = [[tensor[batch] for tensor in held] for held in self._held]
 
     @property
     def rows(self) -> int:
         """How many rows each batch entry has."""
-        return 0 if self._keys[0] is None else self._keys[0].shape[2]
+        return self._held[0][0].shape[-2] if self._held[0] else 0
 
     @property
     def bytes(self) -> int:
         """What the held tensors take [bytes]."""
-        return sum(held.nbytes for held in (*self._keys, *self._values) if held is not None)
+        return sum(tensor.nbytes for held in self._held for tensor in held)
 
 
 class RotaryTable:
-    """exp(i position theta^(-2k/d)) for each head, that of a query over sqrt(d); grown on demand.
+    """exp(i position theta^(-2k/d)) for each head, that of a query times the scale of the scores; grown on demand.
 
     No module and no buffer: a module-wide cast to bf16 would ruin the angles.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._heads, self._kv_heads, self._theta = config.heads, config.kv_heads, config.rope_theta
-        self._half = config.d_model // config.heads // 2
+    def __init__(self, heads: int, kv_heads: int, width: int, theta: float, scale: float) -> None:
+        """width: d, the dimensions of a head that are rotated."""
+        self._heads, self._kv_heads, self._theta, self._scale = heads, kv_heads, theta, scale
+        self._half = width // 2
         self._table = torch.empty(0, dtype=torch.complex64)
 
+    @classmethod
+    def of(cls, config: ModelConfig) -> "RotaryTable":
+        """That of a decoder's attention: of whole heads or, where keys and values are up-projected from a latent, of
+        the part of a query that is rotated, and of the one key that all heads share."""
+        width = config.d_model // config.heads
+        if config.attention == AttentionKind.mla:
+            scale = (width + config.rope_dim) ** -0.5
+            return cls(config.heads, 1, config.rope_dim, config.rope_theta, scale)
+        return cls(config.heads, config.kv_heads, width, config.rope_theta, width**-0.5)
+
     def __call__(self, positions: Tensor, limit: int) -> Tensor:
-        """(rows or batch x rows, heads + kv_heads, head_dim / 2), complex: one product rotates queries and keys.
+        """(rows or batch x rows, heads + kv_heads, d / 2), complex: one product rotates queries and keys.
 
         Every position is below `limit`; to look at the largest would make the host wait for the device.
         """
@@ -86,7 +96,7 @@ class RotaryTable:
         frequencies = self._theta ** (-torch.arange(self._half, dtype=torch.float64) / self._half)
         angles = torch.outer(torch.arange(count, dtype=torch.float64), frequencies)
         turns = torch.polar(torch.ones_like(angles), angles)[:, None]
-        queries = (turns * (2 * self._half) ** -0.5).expand(-1, self._heads, -1)
+        queries = (turns * self._scale).expand(-1, self._heads, -1)
         return torch.cat((queries, turns.expand(-1, self._kv_heads, -1)), dim=1).to(torch.complex64)
 
 
@@ -101,11 +111,14 @@ class Sight(NamedTuple):
     bias: Tensor | None = None
 
     @classmethod
-    def of(cls, mask: Tensor | None, like: Tensor, heads: int, kv_heads: int, cached: bool) -> "Sight":
+    def of(cls, mask: Tensor | None, like: Tensor, config: ModelConfig, cached: bool) -> "Sight":
         """For the rows of `like` (batch, rows, width); `cached` if there may be rows before them."""
         batch, rows, _ = like.shape
+        heads, kv_heads = config.heads, config.kv_heads
         learned = torch.is_grad_enabled() and not cached and like.dtype == torch.float32 and not like.is_cuda
-        if not learned or rows * rows > SMALL_SCORES_MAX or batch * heads < SMALL_HEADS_MIN:
+        if config.attention == AttentionKind.mla or not learned:
+            return cls(mask)
+        if rows * rows > SMALL_SCORES_MAX or batch * heads < SMALL_HEADS_MIN:
             return cls(mask)
         if mask is None:
             return cls(None, _causal(rows, heads // kv_heads, like.device))
@@ -138,7 +151,7 @@ def attend(qkv: Tensor, kv_heads: int, rotation: Tensor, sight: Sight, cache: KV
         return _SmallAttention.apply(qkv, kv_heads, rotation, sight.bias)
     batch, rows, all_heads, _ = qkv.shape
     heads = all_heads - 2 * kv_heads
-    rotated = _rotated(qkv[:, :, : heads + kv_heads], rotation).to(qkv.dtype).transpose(1, 2)
+    rotated = rotate(qkv[:, :, : heads + kv_heads], rotation).to(qkv.dtype).transpose(1, 2)
     queries, keys = rotated.split((heads, kv_heads), dim=1)
     values = qkv[:, :, heads + kv_heads :].transpose(1, 2)
     if cache is not None:
@@ -155,7 +168,7 @@ def attend(qkv: Tensor, kv_heads: int, rotation: Tensor, sight: Sight, cache: KV
     return mixed.transpose(1, 2).reshape(batch, rows, -1)
 
 
-def _rotated(heads: Tensor, rotation: Tensor) -> Tensor:
+def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
     """Neighbours of the last dimension as complex numbers, times `rotation`."""
     pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2)
@@ -182,7 +195,7 @@ def small_attention(qkv: Tensor, kv_heads: int, rotation: Tensor, bias: Tensor) 
     """`attend` by batched products, outside autograd, and what `small_attention_gradient` needs."""
     batch, rows, all_heads, head_dim = qkv.shape
     heads = all_heads - 2 * kv_heads
-    rotated = _rotated(qkv[:, :, : heads + kv_heads], rotation)
+    rotated = rotate(qkv[:, :, : heads + kv_heads], rotation)
 
     def by_key_head(some: Tensor) -> Tensor:
         if bias.shape[-1] == rows:

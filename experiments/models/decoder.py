@@ -1,38 +1,34 @@
-"""A compact decoder-only transformer: RMSNorm, rotary positions, SwiGLU, attention with shared key/value heads.
+"""A compact decoder-only transformer: RMSNorm, rotary positions; attention with key/value heads or with a latent in
+their place; a SwiGLU or a mixture of them.
 
 Made for small models on one CPU thread as much as for a GPU: few, large operations (fused query/key/value and fused
 gate/up projections, one rotation for queries and keys), and no attention mask where causality says enough.
 
 Sources: pre-norm RMSNorm (arXiv:1910.07467), rotary embedding in its original pairing of neighbours (arXiv:2104.09864),
-SwiGLU (arXiv:2002.05202), multi-query and grouped-query attention (arXiv:1911.02150, arXiv:2305.13245).
+SwiGLU (arXiv:2002.05202), multi-query and grouped-query attention (arXiv:1911.02150, arXiv:2305.13245); those of
+`mla.py` and `moe.py` stand there.
 """
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
 from experiments.models.attention import KVCache, RotaryTable, Sight, attend
-from orchestrator.schema.training import ModelConfig
+from experiments.models.mla import LatentAttention
+from experiments.models.moe import MixtureOfExperts
+from experiments.models.norm import RMSNorm
+from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig, model_config
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
-NORM_EPS = 1e-6
+PAD_ID = 0
+"""`CharTokenizer`'s; a test holds the two together. Its rows don't count where experts are balanced."""
 _EMBEDDING_STD = 0.02
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
 
 
 class Attention(nn.Module):
@@ -59,7 +55,8 @@ class SwiGLU(nn.Module):
         self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
+        """`counted` is for experts."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
@@ -70,13 +67,16 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model)
-        self.attention = Attention(config, index)
+        latent, mixture = config.attention == AttentionKind.mla, config.ffn == FeedForwardKind.moe
+        self.attention = LatentAttention(config, index) if latent else Attention(config, index)
         self.feed_forward_norm = RMSNorm(config.d_model)
-        self.feed_forward = SwiGLU(config)
+        self.feed_forward = MixtureOfExperts(config) if mixture else SwiGLU(config)
 
-    def forward(self, x: Tensor, rotation: Tensor, sight: Sight, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Tensor, sight: Sight, cache: KVCache | None, counted: Tensor | None = None
+    ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotation, sight, cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x), counted)
 
 
 class Decoder(nn.Module):
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = RMSNorm(config.d_model)
         self.head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
-        self._rotation = RotaryTable(config)
+        self._rotation = RotaryTable.of(config)
         if not self.embedding.weight.is_meta:
             self._draw_weights(generator)
 
@@ -107,18 +107,40 @@ class Decoder(nn.Module):
         query row may look, broadcastable to (batch, heads, rows, cached rows + rows); None means causal, or everything
         for a single row. A `cache` is extended by these rows. `logits_from` is the first row whose logits are wanted.
         """
+        return self.logits(self.hidden(tokens, positions, mask, cache, logits_from))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        rows_from: int = 0,
+    ) -> Tensor:
+        """What the head reads, (batch, rows - rows_from, d_model), after the last norm; arguments as in `forward`."""
         keys = tokens.shape[1] + (0 if cache is None else cache.rows)
         rotation = self._rotation(positions, keys)
         x = self.embedding(tokens)
-        sight = Sight.of(mask, x, self.config.heads, self.config.kv_heads, cached=cache is not None)
+        sight = Sight.of(mask, x, self.config, cached=cache is not None)
+        counted = tokens != PAD_ID if self.config.ffn == FeedForwardKind.moe else None
         for layer in self.layers:
-            x = layer(x, rotation, sight, cache)
-        x = self.norm(x[:, logits_from:])
-        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+            x = layer(x, rotation, sight, cache, counted)
+        return self.norm(x[:, rows_from:])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab) of `hidden`'s rows (..., d_model)."""
+        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
     def new_cache(self) -> KVCache:
         """An empty cache for this model."""
         return KVCache(self.config.layers)
+
+    @property
+    def experts(self) -> list[MixtureOfExperts]:
+        """The feed-forwards whose experts are to be balanced; none in a dense decoder."""
+        if self.config.ffn == FeedForwardKind.dense:
+            return []
+        return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
 
     @property
     def device(self) -> torch.device:
@@ -160,6 +182,6 @@ def load_decoder(folder: Path) -> Decoder:
     shape = json.loads((folder / CONFIG_FILE).read_text())
     state = load_file(folder / WEIGHTS_FILE)
     with torch.device("meta"):
-        decoder = Decoder(ModelConfig(**shape["model"]), shape["vocab_size"])
+        decoder = Decoder(cast(ModelConfig, model_config(shape["model"])), shape["vocab_size"])
     decoder.load_state_dict(state, assign=True)
     return decoder

@@ -86,6 +86,12 @@ class HfCache:
         """How many rows each batch entry has."""
         return int(self.held.get_seq_length())
 
+    @property
+    def bytes(self) -> int:
+        """What the held tensors take [bytes]."""
+        layers = cast(Any, self.held.layers)
+        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
+
 
 class HfModel(nn.Module):
     """Token ids in, next-token logits out; see `Decoder`, which is called in the same way.

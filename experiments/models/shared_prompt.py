@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 
+from experiments.models.decoder import PAD_ID
 from experiments.parts import timed_as
 
 # Attention over one sequence of G completions costs up to G times that over G sequences. Up to this many completion
@@ -87,13 +89,24 @@ def group_layout(prompts: Tensor, group_size: int, steps: int, padding: Tensor |
 
 @timed_as("forward")
 def completion_logits(
-    model: Callable[..., Tensor], prompts: Tensor, completions: Tensor, padding: Tensor | None = None
+    model: Callable[..., Tensor],
+    prompts: Tensor,
+    completions: Tensor,
+    padding: Tensor | None = None,
+    learned: Tensor | None = None,
 ) -> Tensor:
     """Logits (P x G, T, vocab) that predict each token of `completions` (P x G, T), given `prompts` (P, S).
 
     `model` is a `Decoder` or an engine around one. Completions of one prompt are neighbours. Differentiable.
+    `learned` (P x G, T), bool: the tokens that a loss is of. The others are taken for padding: no loss depends on their
+    rows, and experts are balanced by what is learned from.
     """
     count, length = completions.shape
+    if learned is not None:
+        unused = ~learned.view(prompts.shape[0], -1).any(dim=1, keepdim=True)
+        prompts = prompts.masked_fill(unused, PAD_ID)
+        # A row is there for the token after it: an end is none that anything follows.
+        completions = completions.masked_fill(~F.pad(learned[:, 1:], (0, 1)), PAD_ID)
     prompts, layout = group_layout(prompts, count // prompts.shape[0], length - 1, padding)
     batch, group = prompts.shape[0], layout.group_size
     inputs = completions[:, :-1].view(batch, group, length - 1).transpose(1, 2).reshape(batch, -1)

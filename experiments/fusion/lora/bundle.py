@@ -70,6 +70,11 @@ class LoraMemberEngine(MemberEngine):
         super().__init__(bundle, name)
         self._loras, self._lora = bundle, lora
 
+    def decoder(self) -> Decoder:
+        """A copy of the member in its own rank, as it is alone: what it costs to keep and to ask is not the stack's."""
+        adapter = self._loras.adapter(self._name)
+        return cast(Decoder, LoraStack.of(self._loras.base, [adapter], adapter.rank))
+
     def _model_layout(self) -> dict[str, Any]:
         return adapter_layout(LoraSize(self._lora.rank, self._lora.alpha), self._loras.base.target_modules)
 

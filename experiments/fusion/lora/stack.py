@@ -34,6 +34,7 @@ class LoraStack(nn.Module):
     """
 
     _scales: Tensor
+    routing: None = None  # whatever experts the base has are as they are
 
     def __init__(self, base: FrozenBase, layout: LoraLayout, rows: Tensor, sizes: Sequence[LoraSize]) -> None:
         """rows: (M, N) of the layout."""

@@ -174,7 +174,7 @@ def run_fused(folder: Path, datas: list[dict[str, Any]], parent: Path | None) ->
     return run
 
 
-def assert_same_trajectory(run: FusedRun, member: str, solo: Result) -> None:
+def assert_same_trajectory(run: FusedRun, member: str, solo: Result, weights: dict[str, float] = WEIGHTS) -> None:
     """Every value of every step, and the weights at the end."""
     names = {name for step in run.series[member] for name in step}
     assert {"train/loss", "train/lr", "train/grad_norm"} <= names
@@ -184,4 +184,4 @@ def assert_same_trajectory(run: FusedRun, member: str, solo: Result) -> None:
             torch.tensor(mine), torch.tensor(theirs), msg=lambda text, name=name: f"{name}: {text}", **SERIES
         )
     for name, weight in run.weights[member].items():
-        torch.testing.assert_close(weight, solo.weights[name], **WEIGHTS)
+        torch.testing.assert_close(weight, solo.weights[name], **weights)
