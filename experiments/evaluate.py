@@ -1,11 +1,10 @@
-"""Greedy decoding and exact match: accuracy with its interval, tokens per answer, seconds per answer.
+"""Greedy decoding and exact match: accuracy with its interval, and tokens per answer.
 
 Problems are cut into folds by their place in the split: problem i is in fold i mod `FOLDS`. So folds are as large as
 each other (to a problem), and hold the same problems for whoever is evaluated on the split.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,18 +79,3 @@ def of_counts(right: Sequence[float], tokens: float, problems: int) -> Evaluatio
     sizes = [len(range(fold, problems, FOLDS)) for fold in range(FOLDS)]
     folds = tuple(part / size for part, size in zip(right, sizes, strict=True)) if all(sizes) else ()
     return Evaluation(successes / problems, *wilson_interval(successes, problems), tokens / problems, folds)
-
-
-@timed_as("evaluate")
-def seconds_per_answer(
-    model: CachedModel, task: Task, problems: Sequence[Problem], tokenizer: Tokenizer, count: int
-) -> float:
-    """Mean wall time of one greedy answer alone (batch of one, prompt to EOS) over `count` problems [s]."""
-    timed = problems[:count]
-    started = 0.0
-    for index, problem in enumerate([timed[0], *timed]):
-        if index == 1:  # the first one warms up
-            started = time.perf_counter()
-        prompts = encode_prompts([problem.prompt], tokenizer, model.device)
-        generate(model, prompts, tokenizer, task.config.max_answer_tokens).tokens.cpu()
-    return (time.perf_counter() - started) / len(timed)

@@ -50,12 +50,18 @@ Examples:\n
 \b
   orchestrator report
   orchestrator report rl_vs_sft-20260101-120000-1a2b --format json
+  orchestrator report --patience 0.5
 """
 STUDIES_EXAMPLES = """
 Example:\n
 \b
   orchestrator studies
 """
+
+Patience = Annotated[
+    float | None,
+    typer.Option(min=0.0, metavar="SECONDS", help="How long a user waits; later answers are worth nothing."),
+]
 
 # Looking costs the store some time; it gets this part of the time at most.
 _WATCH_EVERY_S, _WATCH_PART = 1.0, 0.1
@@ -114,10 +120,10 @@ def explain(trial_id: TrialId) -> None:
             typer.echo(line)
 
 
-def report(study_id: StudyId = None, format: Format = OutputFormat.table) -> None:
+def report(study_id: StudyId = None, format: Format = OutputFormat.table, patience: Patience = None) -> None:
     """Print a study's comparison, throughput and verdict, also while it runs."""
     with refusals(), operations() as asked:
-        print_report(asked, study_id or "", as_json=format is OutputFormat.json)
+        print_report(asked, study_id or "", as_json=format is OutputFormat.json, patience_s=patience)
 
 
 def studies() -> None:
@@ -130,9 +136,13 @@ def studies() -> None:
         print_studies(asked.studies(), Console(highlight=False))
 
 
-def print_report(asked: "Operations", study_id: str, *, as_json: bool) -> None:
-    """Print a study's report; "" is the last one."""
+def print_report(asked: "Operations", study_id: str, *, as_json: bool, patience_s: float | None = None) -> None:
+    """Print a study's report; "" is the last one. `patience_s`: of a user who waits so long, not of the study's own."""
     document = asked.report(study_id)
+    if patience_s is not None:
+        from orchestrator.report.pareto import with_patience
+
+        document = with_patience(document, patience_s)
     if as_json:
         _print_json(document)
         return

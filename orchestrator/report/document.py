@@ -11,6 +11,8 @@ from orchestrator.accounting import charged, charges, own_and_beside, seats
 from orchestrator.redaction import redacted_override
 from orchestrator.report.estimates import estimate_errors
 from orchestrator.report.eta import eta_errors
+from orchestrator.report.pareto import pareto_entry
+from orchestrator.report.per_hour import stage_seconds
 from orchestrator.report.regret import pruning_regret
 from orchestrator.report.searched import search_entry
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
@@ -36,9 +38,11 @@ def build_report(
     """
     end = study.ended_at if study.ended_at is not None else now
     own, beside = own_and_beside(study.study_id, allocations)
-    of_trial = charges(allocations, seats(allocations, end), end)
+    in_stacks = seats(allocations, end)
+    of_trial = charges(allocations, in_stacks, end)
     in_seats = sorted(trials, key=lambda trial: trial.number)
     ordered = [charged(trial, of_trial.get(trial.trial_id, NO_CHARGE)) for trial in in_seats]
+    settings = [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)]
     document = {
         "study": {
             "id": study.study_id,
@@ -54,7 +58,8 @@ def build_report(
             "trials_by_state": {str(state): sum(t.state is state for t in ordered) for state in TrialState},
         },
         "trials": [_trial(trial, of_trial.get(trial.trial_id, NO_CHARGE), end) for trial in ordered],
-        "settings": [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)],
+        "settings": settings,
+        "pareto": pareto_entry(settings, study.config.get("report", {}).get("patience_s")),
         "throughput": throughput(ordered, own, end, beside),
         "throughput_explained": dict(EXPLANATIONS),
         "eta": eta_errors(ordered, own, predictions),
@@ -62,7 +67,7 @@ def build_report(
         "sharing": list(sharing),
         "pruning_regret": pruning_regret(in_seats),
         "search": search_entry(study, ordered),
-        "verdict": verdict_of(ordered),
+        "verdict": verdict_of(ordered, stage_seconds(own, in_stacks, end)),
     }
     clean: dict[str, Any] = _finite(document)
     return clean

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs no network: accuracy against GPU-seconds, and the tables."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import cycle
 from typing import Any, Final
@@ -9,14 +9,29 @@ from typing import Any, Final
 from orchestrator.report import table
 from orchestrator.report.document import Document
 from orchestrator.report.grid import Grid
+from orchestrator.report.pareto import pareto_grid
 from orchestrator.report.regret import regret_lines
 from orchestrator.report.searched import search_line
 from orchestrator.report.sharing import sharing_grid
 
-COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
-"""Of an algorithm's points, as in MLflow's charts (`tracking.mlflow.COLORS`); others get plotly's own."""
+COLORS: Final[Mapping[str, str]] = {
+    "sft": "#1f77b4",
+    "grpo": "#d95f02",
+    "rejection_sft": "#17becf",
+    "distill": "#2ca02c",
+    "dpo": "#9467bd",
+    "dapo": "#e7298a",
+    "gspo": "#a6761d",
+    "rloo": "#bcbd22",
+    "r1_zero": "#ff7f0e",
+    "r1": "#d62728",
+}
+"""Of an algorithm's or a recipe's points, as in MLflow's charts (`tracking.mlflow.COLORS`); others get plotly's own."""
 
 _SYMBOLS: Final = ("circle", "diamond", "square", "triangle-up")
+
+_FRONTS: Final = (("time_to_answer_p50_s", "on_time_front"), ("gpu_hours", "on_gpu_hours_front"))
+"""What accuracy is drawn against, and what says who is on that front."""
 
 _FIGURES: Final = (
     ("experiments_per_gpu_hour", "experiments per GPU-hour"),
@@ -61,6 +76,8 @@ def html_page(document: Document) -> str:
         *tables(table.comparison_grid(document)),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         _figure(document),
+        *tables(table.outcome_grid(document), pareto_grid(document)),
+        _pareto_figure(document),
         *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
         *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document) + table.estimate_lines(document)),
         *_early_stopping(document),
@@ -141,6 +158,52 @@ def _figure(document: Document) -> str:
         )
     plot: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     return f"<h2>Accuracy against cost (a point per trial, interval over test problems)</h2>{plot}"
+
+
+def _pareto_figure(document: Document) -> str:
+    """Accuracy against time to answer and against GPU-hours, a point per setting and a line through each front; empty
+    if no setting was timed. Without plotly's script: `_figure` brings it."""
+    points = [point for point in document["pareto"]["points"] if point["time_to_answer_p50_s"] is not None]
+    if not points:
+        return ""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, (axis, front) in enumerate(_FRONTS, 1):
+        _add_front(figure, column, points, axis, front)
+    figure.update_xaxes(title_text="time to answer, median [s]", row=1, col=1)
+    figure.update_xaxes(title_text="GPU-hours held per trial", row=1, col=2)
+    patience_s = document["pareto"]["patience_s"]
+    if patience_s is not None:
+        figure.add_vline(x=patience_s, line={"dash": "dash", "width": 1}, annotation_text="patience", row=1, col=1)
+    layout = {"template": "plotly_white", "margin": {"t": 30, "b": 50}, "height": 400, "showlegend": False}
+    figure.update_layout(yaxis_title="test accuracy", yaxis_tickformat=".0%", **layout)
+    plot: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+    return plot
+
+
+def _add_front(figure: Any, column: int, points: Sequence[Mapping[str, Any]], axis: str, front: str) -> None:
+    import plotly.graph_objects as go
+
+    texts = [escape(f"{point['algorithm']} {' '.join(point['overrides'])}") for point in points]
+    colors = [COLORS.get(point["algorithm"], "#5a6675") for point in points]
+    symbols = ["x" if point["in_time"] is False else "circle" for point in points]
+    figure.add_trace(
+        go.Scatter(
+            x=[point[axis] for point in points],
+            y=[point["accuracy"] for point in points],
+            mode="markers",
+            marker={"size": 10, "color": colors, "symbol": symbols},
+            text=texts,
+            hovertemplate="%{text}<br>%{y:.1%} at %{x:.4g}<extra></extra>",
+        ),
+        row=1,
+        col=column,
+    )
+    line = sorted((point[axis], point["accuracy"]) for point in points if point[front])
+    style = {"shape": "hv", "width": 1, "color": "#1c2430"}
+    steps = go.Scatter(x=[x for x, _ in line], y=[y for _, y in line], mode="lines", line=style, hoverinfo="skip")
+    figure.add_trace(steps, row=1, col=column)
 
 
 def _points(go: Any, algorithm: str, symbol: str, trials: list[Any]) -> Any:

@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.document import Document
-from orchestrator.report.grid import Grid
+from orchestrator.report.grid import ABSENT, Grid, gain, kilobytes, limits, mebibytes, milliseconds, number, percent
+from orchestrator.report.pareto import pareto_grid
 from orchestrator.report.regret import regret_lines
 from orchestrator.report.searched import search_line, shortened
 from orchestrator.report.sharing import sharing_grid
-
-ABSENT: Final = "-"
 
 LEAST_TEXT_WIDTH: Final = 18
 """A text column narrower than this folds into a ribbon that no one reads."""
@@ -32,23 +31,47 @@ CPU_NOTE: Final = (
 def comparison_grid(document: Document) -> Grid:
     """One row per algorithm and setting: means over seeds, the best first within an algorithm."""
     header = ("algorithm", "setting", "seeds", "accuracy %", "95 %", "gain", "GPU-s", "tok/ans", "ms/ans")
-    settings = sorted(document["settings"], key=lambda entry: (entry["algorithm"], -entry["accuracy_mean"]))
     rows = tuple(
         (
             entry["algorithm"],
             shortened(entry["overrides"]) or "as composed",
             str(len(entry["seeds"])),
-            _percent(entry["accuracy_mean"]),
-            _limits(entry["accuracy_low"], entry["accuracy_high"]),
-            _gain(entry["gain_mean"]),
-            _number(entry["gpu_seconds_mean"], 1),
-            _number(entry["tokens_per_answer_mean"], 1),
-            _milliseconds(entry["seconds_per_answer_mean"]),
+            percent(entry["accuracy_mean"]),
+            limits(entry["accuracy_low"], entry["accuracy_high"]),
+            gain(entry["gain_mean"]),
+            number(entry["gpu_seconds_mean"], 1),
+            number(entry["tokens_per_answer_mean"], 1),
+            milliseconds(entry["time_to_answer_p50_s_mean"]),
         )
-        for entry in settings
+        for entry in _settings(document)
     )
     title = "Comparison on held-out test problems (means over seeds, interval over seeds)"
     return Grid(title, header, rows, frozenset(header[2:]))
+
+
+def outcome_grid(document: Document) -> Grid:
+    """What the answers of each setting cost whoever asks, in the order of `comparison_grid`."""
+    names = ("p95 ms", "first ms", "tok/s", "KV B/tok", "params", "active", "weights kB", "peak MiB")
+    under_load = any(entry["time_to_answer_load_p95_s_mean"] is not None for entry in document["settings"])
+    header = ("algorithm", "setting", *names, *(("load p95 ms",) if under_load else ()))
+    rows = tuple(
+        (
+            entry["algorithm"],
+            shortened(entry["overrides"]) or "as composed",
+            milliseconds(entry["time_to_answer_p95_s_mean"]),
+            milliseconds(entry["time_to_first_token_s_mean"]),
+            number(entry["decode_tokens_per_s_mean"], 0),
+            number(entry["kv_bytes_per_token_mean"], 0),
+            number(entry["params_total_mean"], 0),
+            number(entry["params_active_mean"], 0),
+            kilobytes(entry["weight_bytes_mean"]),
+            mebibytes(entry["peak_memory_bytes_mean"]),
+            *((milliseconds(entry["time_to_answer_load_p95_s_mean"]),) if under_load else ()),
+        )
+        for entry in _settings(document)
+        if entry["kv_bytes_per_token_mean"] is not None
+    )
+    return Grid("What answers cost (means over seeds)", header, rows, frozenset(header[2:]))
 
 
 def trial_grid(document: Document) -> Grid:
@@ -65,6 +88,11 @@ def throughput_grid(document: Document) -> Grid:
         for name, value in document["throughput"].items()
     )
     return Grid("Throughput", ("metric", "value", "how it is computed"), rows, frozenset({"value"}))
+
+
+def setting_grids(document: Document) -> tuple[Grid, ...]:
+    """All that is said of settings: how they compare, what their answers cost, and which of them nobody beats."""
+    return comparison_grid(document), outcome_grid(document), pareto_grid(document)
 
 
 def heading(document: Document) -> str:
@@ -135,7 +163,7 @@ def render(document: Document) -> RenderableType:
     parts: list[RenderableType] = [Text(heading(document), style="bold")]
     if document["study"]["device_kind"] == "cpu":
         parts.append(Text(CPU_NOTE, style="yellow"))
-    for grid in (comparison_grid(document), trial_grid(document)):
+    for grid in (*setting_grids(document), trial_grid(document)):
         if grid.rows:
             parts += ["", _Fitting(grid)]
     parts += ["", _Fitting(throughput_grid(document)), "", *(Text(line, style="dim") for line in eta_lines(document))]
@@ -173,7 +201,7 @@ def markdown(document: Document) -> str:
     if search := document.get("search"):
         lines += [f"Search: {search_line(search)}.", ""]
     lines += [line for note in document["verdict"]["notes"] for line in (note, "")]
-    grids = (comparison_grid(document), trial_grid(document), throughput_grid(document))
+    grids = (*setting_grids(document), trial_grid(document), throughput_grid(document))
     for grid in (*grids, sharing_grid(document.get("sharing", ()))):
         if grid.rows:
             lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
@@ -187,6 +215,10 @@ def markdown(document: Document) -> str:
     return "\n".join(lines)
 
 
+def _settings(document: Document) -> list[Mapping[str, Any]]:
+    return sorted(document["settings"], key=lambda entry: (entry["algorithm"], -entry["accuracy_mean"]))
+
+
 def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
     # What an unfinished trial carries are the numbers of the stage before: not its own result.
     metrics = trial["metrics"] if trial["state"] == "completed" else {}
@@ -197,11 +229,11 @@ def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
         trial["algorithm"],
         shortened(overrides) or ABSENT,
         trial["state"],
-        _percent(metrics.get("dev_accuracy")),
-        _percent(accuracy),
-        _limits(metrics.get("accuracy_low"), metrics.get("accuracy_high")),
-        _gain(None if accuracy is None or start is None else accuracy - start),
-        _number(trial["gpu_seconds"], 1),
+        percent(metrics.get("dev_accuracy")),
+        percent(accuracy),
+        limits(metrics.get("accuracy_low"), metrics.get("accuracy_high")),
+        gain(None if accuracy is None or start is None else accuracy - start),
+        number(trial["gpu_seconds"], 1),
         str(len(trial["reused_stages"])),
     )
 
@@ -256,26 +288,6 @@ def _markdown_table(grid: Grid) -> list[str]:
     rule = ["---:" if name in grid.numbers else "---" for name in grid.header]
     cells: Sequence[Sequence[str]] = [grid.header, rule, *grid.rows]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
-
-
-def _percent(fraction: float | None) -> str:
-    return ABSENT if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _limits(low: float | None, high: float | None) -> str:
-    return ABSENT if low is None or high is None else f"{100 * low:.0f}-{100 * high:.0f}"
-
-
-def _gain(fraction: float | None) -> str:
-    return ABSENT if fraction is None else f"{100 * fraction:+.1f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return ABSENT if value is None else f"{value:.{digits}f}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return ABSENT if seconds is None else f"{1000 * seconds:.1f}"
 
 
 def _plain_number(value: float) -> str:

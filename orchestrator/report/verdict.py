@@ -1,23 +1,44 @@
-"""Which algorithm won, by how much, how sure that is, and what it cost: in numbers and in words.
+"""Which algorithm or recipe won, by how much, how sure that is, and what it cost: in numbers and in words.
 
-A group is the trials of one algorithm whose overrides differ in the seed only. The winner of an algorithm is chosen by
+A group is the trials of one algorithm, or of one recipe with algorithms of its own, whose overrides differ in the seed
+only; below both are called algorithms. The winner of an algorithm is chosen by
 `dev_accuracy` and reported by `accuracy`, on test problems that no choice has looked at. `start_accuracy` is the test
 accuracy of the weights that the trial's last stage started from: the warm-up's, in a recipe that has one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrator.report.intervals import Interval, mean_interval, newcombe_difference
+from orchestrator.report.per_hour import BUDGETS_NOTE, algorithm_of, per_hour_entry, per_hour_sentences
 from orchestrator.report.searched import shortened
 from orchestrator.schema import Trial, TrialState
+from orchestrator.schema.training import ALGORITHMS, DpoConfig, GrpoConfig, RejectionSftConfig
 
-GRPO_NOTE: Final = (
-    "GRPO also trains on prompts beyond the supervised set: a task with a verifier needs no reference answers for "
-    "them. SFT on those prompts would need the answers, so a lead of GRPO is one of method and prompts together."
+OUTCOMES: Final = (
+    "time_to_answer_p50_s",
+    "time_to_answer_p95_s",
+    "time_to_answer_load_p50_s",
+    "time_to_answer_load_p95_s",
+    "time_to_first_token_s",
+    "decode_tokens_per_s",
+    "kv_bytes_per_token",
+    "weight_bytes",
+    "params_total",
+    "params_active",
+    "peak_memory_bytes",
 )
+"""What a setting's answers cost, by the names that a stage and MLflow give it; a report has their means over seeds."""
+
+PROMPTS_NOTE: Final = (
+    "{beyond} trained on prompts beyond the supervised set too: a task with a verifier needs no reference answers for "
+    "them. {supervised} would need the answers, so that a lead is one of method and prompts together."
+)
+
+_ACRONYMS: Final = frozenset({"sft", "grpo", "dpo", "dapo", "gspo", "rloo"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +76,9 @@ def groups_of(trials: Sequence[Trial]) -> list[Group]:
     return [Group(algorithm, setting, tuple(found)) for (algorithm, setting), found in members.items()]
 
 
-def verdict_of(trials: Sequence[Trial]) -> dict[str, Any]:
-    """The `verdict` of a report; its fields are described in the README beside this file."""
+def verdict_of(trials: Sequence[Trial], held: Mapping[str, float] = MappingProxyType({})) -> dict[str, Any]:
+    """The `verdict` of a report; its fields are described in the README beside this file. `held`: device-seconds of
+    stages by key (see `per_hour.stage_seconds`)."""
     by_algorithm: dict[str, list[Group]] = {}
     for group in groups_of(trials):
         by_algorithm.setdefault(group.algorithm, []).append(group)
@@ -68,13 +90,18 @@ def verdict_of(trials: Sequence[Trial]) -> dict[str, Any]:
         comparison = _comparison(best[ranking[0]], best[ranking[1]], entries)
         ranking[:2] = [comparison["leader"], comparison["runner_up"]]
     level = comparison is not None and comparison["difference"] == 0.0
+    per_hour = per_hour_entry({name: best[name].trials for name in ranking}, held)
+    sentences = per_hour_sentences(per_hour, {name: shown(name) for name in ranking})
+    gains = {each["algorithm"]: each["gain"] for each in per_hour["ranking"]} if per_hour else {}
+    accounts = [_account(name, entries[name], gains.get(name)) for name in ranking]
     return {
         "winner": ranking[0] if ranking and not level else None,
         "settled": comparison is not None and comparison["excludes_zero"],
-        "text": " ".join([_opening(ranking, comparison), *(_account(name, entries[name]) for name in ranking)]),
+        "text": " ".join([_opening(ranking, comparison), *sentences, *accounts]),
         "algorithms": entries,
         "comparison": comparison,
-        "notes": _notes(trials, entries),
+        "per_gpu_hour": per_hour,
+        "notes": [*_notes(trials, entries), *([BUDGETS_NOTE] if per_hour else [])],
     }
 
 
@@ -135,7 +162,7 @@ def setting_entry(group: Group) -> dict[str, Any]:
         "gpu_seconds_mean": gpu_seconds,
         "gain_per_gpu_second": gain / gpu_seconds if gain is not None and gpu_seconds > 0.0 else None,
         "tokens_per_answer_mean": group.mean("tokens_per_answer"),
-        "seconds_per_answer_mean": group.mean("seconds_per_answer"),
+        **{f"{name}_mean": group.mean(name) for name in OUTCOMES},
     }
 
 
@@ -187,18 +214,37 @@ def _paired_differences(first: Group, second: Group) -> list[float]:
 
 def _notes(trials: Sequence[Trial], entries: Mapping[str, Any]) -> list[str]:
     undecided = sorted({trial.variant.algorithm for trial in trials} - set(entries))
-    notes = [f"{name.upper()}: no trial has trained to its end." for name in undecided]
-    if {"grpo", "sft"} <= {trial.variant.algorithm for trial in trials}:
-        notes.append(GRPO_NOTE)
+    notes = [f"{shown(name)}: no trial has trained to its end." for name in undecided]
+    beyond = {trial.variant.algorithm for trial in trials if _goes_beyond(trial)}
+    supervised = {trial.variant.algorithm for trial in trials} - beyond
+    if beyond and supervised:
+        names = {"beyond": _listed(beyond), "supervised": _listed(supervised)}
+        notes.append(PROMPTS_NOTE.format(**names))
     return notes
+
+
+def _goes_beyond(trial: Trial) -> bool:
+    """Whether a stage of it answers prompts that have no reference answer."""
+    schemas = (ALGORITHMS.get(algorithm_of(trial, stage)) for stage in trial.variant.stages)
+    return any(schema in (GrpoConfig, RejectionSftConfig, DpoConfig) for schema in schemas)
+
+
+def _listed(names: Collection[str]) -> str:
+    *others, last = (shown(name) for name in sorted(names))
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def shown(name: str) -> str:
+    """The name of an algorithm or a recipe in a sentence."""
+    return name.upper() if name in _ACRONYMS else name
 
 
 def _opening(ranking: Sequence[str], comparison: Mapping[str, Any] | None) -> str:
     if not ranking:
         return "Nothing is decided: no trial has trained to its end."
     if comparison is None:
-        return f"Only {ranking[0].upper()} has results, so there is nothing to compare it with."
-    leader, runner_up = str(comparison["leader"]).upper(), str(comparison["runner_up"]).upper()
+        return f"Only {shown(ranking[0])} has results, so there is nothing to compare it with."
+    leader, runner_up = shown(comparison["leader"]), shown(comparison["runner_up"])
     if comparison["difference"] == 0.0:
         text = f"{leader} and {runner_up} are level on held-out test problems"
     elif comparison["excludes_zero"]:
@@ -229,18 +275,19 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f} points"
 
 
-def _account(name: str, entry: Mapping[str, Any]) -> str:
+def _account(name: str, entry: Mapping[str, Any], gain: float | None) -> str:
+    """`gain`: above what all compared trials share, where that is known; else a last stage's own is told."""
     setting, best = entry["best_setting"], entry["best_trial"]
     seeds = len(setting["seeds"])
     spread = "" if setting["accuracy_stdev"] is None else f" ± {100 * setting['accuracy_stdev']:.1f}"
     text = (
-        f"{name.upper()}: best setting {shortened(setting['overrides']) or 'as composed'}, "
+        f"{shown(name)}: best setting {shortened(setting['overrides']) or 'as composed'}, "
         f"{100 * setting['accuracy_mean']:.1f}{spread} % over {seeds} seed{'s' if seeds != 1 else ''}"
     )
-    if setting["gain_mean"] is not None:
-        word = "above" if setting["gain_mean"] >= 0 else "BELOW"
-        text += f", {100 * abs(setting['gain_mean']):.1f} points {word} its start"
-    if setting["gain_per_gpu_second"] is not None:
+    since, points = ("its start", setting["gain_mean"]) if gain is None else ("what all share", gain)
+    if points is not None:
+        text += f", {100 * abs(points):.1f} points {'above' if points >= 0 else 'BELOW'} {since}"
+    if gain is None and setting["gain_per_gpu_second"] is not None:
         text += f", {100 * setting['gain_per_gpu_second']:+.2f} points per GPU-second"
     text += f"; best trial by dev accuracy #{best['number']}: {100 * best['accuracy']:.1f} %"
     if best["accuracy_low"] is not None and best["accuracy_high"] is not None:

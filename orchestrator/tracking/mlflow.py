@@ -44,7 +44,18 @@ logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S: Final = 3.0
 
-COLORS: Final[Mapping[str, str]] = {"sft": "#1f77b4", "grpo": "#d95f02"}
+COLORS: Final[Mapping[str, str]] = {
+    "sft": "#1f77b4",
+    "grpo": "#d95f02",
+    "rejection_sft": "#17becf",
+    "distill": "#2ca02c",
+    "dpo": "#9467bd",
+    "dapo": "#e7298a",
+    "gspo": "#a6761d",
+    "rloo": "#bcbd22",
+    "r1_zero": "#ff7f0e",
+    "r1": "#d62728",
+}
 """Of the runs of an algorithm, in charts and lists; others get a colour of MLflow's own per run."""
 
 CHANGED_PARAMS_TAG: Final = "changed params"

@@ -23,7 +23,7 @@ _RESULT_COLUMNS: Final = {
     "metrics.`dev_accuracy`": 100,
     "metrics.`gpu_seconds`": 95,
     "metrics.`tokens_per_answer`": 130,
-    "metrics.`seconds_per_answer`": 135,
+    "metrics.`time_to_answer_p50_s`": 135,
     "metrics.`experiments_per_gpu_hour`": 140,
     "tags.`state`": 90,
     "metrics.`start_accuracy`": 110,

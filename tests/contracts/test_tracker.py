@@ -79,7 +79,7 @@ def running(trial: Trial) -> Trial:
 
 
 def ended(trial: Trial, state: TrialState, **changes: object) -> Trial:
-    metrics = {"accuracy": 0.6, "tokens_per_answer": 3.5, "seconds_per_answer": 0.01}
+    metrics = {"accuracy": 0.6, "tokens_per_answer": 3.5, "time_to_answer_p50_s": 0.01}
     return replace(trial, state=state, started_at=AT + 1, ended_at=AT + 9, metrics=metrics, gpu_seconds=4.5, **changes)
 
 
@@ -227,7 +227,7 @@ class TrackerContract:
         assert metrics == {
             "accuracy": 0.6,
             "tokens_per_answer": 3.5,
-            "seconds_per_answer": 0.01,
+            "time_to_answer_p50_s": 0.01,
             "gpu_seconds": 4.5,
             "budget_fraction": 1.0,
             "eval/accuracy": 0.5,
@@ -533,7 +533,7 @@ class MlflowContract(TrackerContract):
             "metrics.`dev_accuracy`",
             "metrics.`gpu_seconds`",
             "metrics.`tokens_per_answer`",
-            "metrics.`seconds_per_answer`",
+            "metrics.`time_to_answer_p50_s`",
         ]
         assert set(state["columnWidths"]) == set(state["columnOrder"]) > set(state["selectedColumns"])
         assert tag.items() >= state.items()

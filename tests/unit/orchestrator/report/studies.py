@@ -26,7 +26,7 @@ def a_trial(number: int, algorithm: str, seed: int, accuracy: float, *, lr: floa
         "dev_accuracy": dev,
         "start_accuracy": start,
         "tokens_per_answer": 3.5,
-        "seconds_per_answer": 0.004,
+        "time_to_answer_p50_s": 0.004,
     }
     values = {
         "trial_id": f"study-1-{number:04d}",

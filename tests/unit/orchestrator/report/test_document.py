@@ -18,7 +18,11 @@ def a_document() -> dict:
     )
     stop = EarlyStop(policy="median", rung=1, confidence=0.95, gpu_seconds=4.0, why="behind", drawn=True)
     trials[0] = replace(trials[0], stopped=replace(stop, fate=Fate.FINISHING))
-    lines = [replace(line, estimated_memory_bytes=3, peak_memory_bytes=2) for line in ledger()]
+    lines = [
+        replace(line, bundle_id=str(trial.number), stage_key=trial.variant.stages[-1].key)
+        for line in (replace(line, estimated_memory_bytes=3, peak_memory_bytes=2) for line in ledger())
+        for trial in trials
+    ]
     search = {"name": "tpe", "trials": 8, "metric": "dev_accuracy", "direction": "maximize", "seed": 0}
     searched = replace(a_study(), config={"search": search}, sweep=("algorithm=sft,grpo", "optimizer.lr=1e-3"))
     return build_report(searched, trials[::-1], lines, now=1e9, sharing=[A_PAIR])
