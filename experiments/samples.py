@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from experiments.batches import encode_prompts, seeded_generator
-from experiments.rollout import CachedModel, generate, sampling_noise
+from experiments.rollout import CachedModel, sampling_noise
+from experiments.rollout.engine import RolloutEngine
 from experiments.tasks import Problem, Task, Tokenizer
 from orchestrator.schema.training import SamplingConfig
 
@@ -41,6 +42,7 @@ class Pair:
 
 
 def draw_samples(
+    rollouts: RolloutEngine,
     model: CachedModel,
     task: Task,
     problems: Mapping[int, Problem],
@@ -59,7 +61,7 @@ def draw_samples(
     steps = task.config.max_answer_tokens
     for start in range(0, len(numbers), sampling.batch_size):
         batch = numbers[start : start + sampling.batch_size]
-        rollout = generate(
+        rollout = rollouts.sample(
             model,
             encode_prompts([problems[number].prompt for number in batch], tokenizer, device),
             tokenizer,

@@ -70,7 +70,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                     with torch.no_grad():
                         logits = completion_logits(reference, some.tokens, tokens, some.padding)
                         references = sequence_log_probs(token_log_probs(logits, tokens), mask)
-                    logits = completion_logits(engine, some.tokens, tokens, some.padding)
+                    logits = completion_logits(engine, some.tokens, tokens, some.padding, mask & real)
                     ours = sequence_log_probs(token_log_probs(logits, tokens), mask)
                     loss, stats = dpo_loss(
                         ours[::2],

@@ -21,11 +21,13 @@ from experiments.curriculum import problem_order
 from experiments.dynamic_sampling import first_of_gang, has_spread, joined_prompts, joined_rollouts
 from experiments.engine import Engine
 from experiments.gang import sum_over_processes
-from experiments.losses import group_advantages, grpo_loss, token_log_probs
+from experiments.losses import further_loss, group_advantages, grpo_loss, token_log_probs
+from experiments.models.multi_token import further_logits, further_weight
 from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
 from experiments.rewards import completion_rewards, without_truncated
-from experiments.rollout import Rollout, generate, sampling_noise
+from experiments.rollout import Rollout, sampling_noise
+from experiments.rollout.engine import open_rollouts
 from experiments.stages.session import Session, open_session
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import GrpoConfig, stage_config
@@ -79,6 +81,8 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
         kept = algorithm.kl_weight != 0.0
         reference = initial_model(session.config, assignment.parent_dir, device) if kept else None
         max_tokens = task.config.max_answer_tokens
+        rollouts = open_rollouts(session.config, max_tokens)
+        further = further_weight(session.config.model, supervised=False)
 
         while True:
             session.evaluate_if_due()
@@ -96,7 +100,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                     problems = order[session.next_items()][mine]
                     prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
                     noise = sampling_noise(count * group, max_tokens, session.sampler)
-                    rollout = generate(
+                    rollout = rollouts.sample(
                         engine.decoder(),
                         prompts,
                         session.tokenizer,
@@ -124,7 +128,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                 experience = learned_from(rounds, algorithm, reference, session.tokenizer.pad_id)
                 lr = session.learning_rate()
                 for _ in range(algorithm.updates_per_rollout if experience.token_count else 0):
-                    session.record(update(engine, experience, algorithm, max_tokens, lr))
+                    session.record(update(engine, experience, algorithm, max_tokens, lr, further))
 
             sampled = len(rounds) * count
             session.record({"train/lr": lr, "train/groups_skipped": sampled - experience.sequence_count / group})
@@ -172,15 +176,25 @@ def learned_from(rounds: Sequence[Round], algorithm: GrpoConfig, reference: Mode
 
 
 def update(
-    engine: Engine, experience: Experience, algorithm: GrpoConfig, max_tokens: int, lr: float
+    engine: Engine,
+    experience: Experience,
+    algorithm: GrpoConfig,
+    max_tokens: int,
+    lr: float,
+    further_weight: float = 0.0,
 ) -> dict[str, Tensor | float]:
-    """One optimizer step on all of `experience`, in micro-batches of whole groups; the step's `train/*` values."""
+    """One optimizer step on all of `experience`, in micro-batches of whole groups; the step's `train/*` values.
+    `further_weight`: of the loss of multi-token prediction on the sampled answers."""
     group = algorithm.group_size
     totals: dict[str, Tensor | float] = {}
     for groups, real in micro_batches(len(experience.prompts), engine.accumulation, engine.device):
         rows = (groups[:, None] * group + torch.arange(group, device=engine.device)).flatten()
         prompts, tokens, mask = experience.prompts.select(groups), experience.tokens[rows], experience.mask[rows] & real
-        logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding)
+        further: list[Tensor] = []
+        if further_weight:
+            logits, *further = further_logits(engine, prompts.tokens, tokens, prompts.padding)
+        else:
+            logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, mask)
         loss, stats = grpo_loss(
             token_log_probs(logits, tokens, algorithm.temperature),
             experience.old_log_probs[rows],
@@ -196,11 +210,17 @@ def update(
             kl_weight=algorithm.kl_weight,
             importance_level=algorithm.importance_level,
         )
+        values: dict[str, Tensor | float] = {}
+        if further:
+            extra = further_loss(further, tokens, mask, experience.token_count)
+            loss = loss + further_weight * extra
+            values["further_loss"] = extra.detach() * engine.world_size
         engine.backward(loss)
         engine.step(lr)
         # Shares of the global batch: they add up to its means, over micro-batches here and over the gang in `record`.
         share = engine.world_size * mask.sum() / experience.token_count
-        values = {"loss": loss.detach() * engine.world_size, "clip_fraction": stats["clip_fraction"] * share}
+        values["loss"] = loss.detach() * engine.world_size
+        values["clip_fraction"] = stats["clip_fraction"] * share
         if "kl" in stats:
             values["kl"] = stats["kl"] * share
         for name, value in values.items():

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from experiments.building import initial_model
 from experiments.gang import sum_over_processes
+from experiments.rollout.engine import open_rollouts
 from experiments.samples import FILE, Sample, draw_samples, read_samples, write_samples
 from experiments.stages.session import Session
 from orchestrator.schema.training import SamplingConfig
@@ -27,8 +28,9 @@ def samples_of_parent(session: Session, parent: str, sampling: SamplingConfig) -
         mine = {number: problems[number] for number in list(problems)[session.rank :: session.world_size]}
         with session.phase("rollout"):
             policy = initial_model(session.config, parent, session.device)
+            rollouts = open_rollouts(session.config, session.task.config.max_answer_tokens)
             drawn = draw_samples(
-                policy, session.task, mine, session.tokenizer, session.device, sampling, session.config.seed
+                rollouts, policy, session.task, mine, session.tokenizer, session.device, sampling, session.config.seed
             )
         everybody: list[Any] = [drawn]
         if session.world_size > 1:

@@ -6,7 +6,7 @@ shares its process is evaluated by whoever drives them all, and ends with `concl
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiments.batches import seeded_generator
-from experiments.building import initial_model
+from experiments.building import Model, initial_model
 from experiments.channel import Channel
 from experiments.checkpoint import (
     PREFIX,
@@ -29,11 +29,14 @@ from experiments.checkpoint import (
     save_output,
 )
 from experiments.engine import Engine, open_device
-from experiments.evaluate import Evaluation, evaluate, seconds_per_answer
+from experiments.evaluate import Evaluation, evaluate
 from experiments.gang import sum_over_processes
 from experiments.generators import seed_all
 from experiments.measuring import Measurement, Meter
+from experiments.outcomes import measured_outcomes
 from experiments.parts import timed_as
+from experiments.rollout import CachedModel
+from experiments.rollout.speculative import speculative_outcomes
 from experiments.schedule import learning_rate
 from experiments.stages.program import Program
 from experiments.tasks import Problem, Task, load_task, tokenizer_of
@@ -82,7 +85,7 @@ class Session:
         self.engine, self.program = engine, program
         self.rank, self.world_size = assignment.rank, assignment.world_size
         self.device = engine.device
-        self.tokenizer = tokenizer_of(config.model)
+        self.tokenizer = tokenizer_of(config.model, config.task)
         self.sampler = seeded_generator(config.seed, "sampling")
         self.progress = Progress()
         self.meter = Meter(assignment, self.device)
@@ -206,24 +209,28 @@ class Session:
         self.save()
         return self._outcome(self._counts(), finished=False)
 
-    def finish(self) -> Outcome:
-        """The outcome of a stage that is done. Collective.
+    def finish(self, served: CachedModel | None = None) -> Outcome:
+        """The outcome of a stage that is done; `served`: what its users get, if that is not the trained model as it is.
+        Collective.
 
         The last checkpoint comes first, before the series are cut in `conclude`: whoever goes on from it reports them
         as if the stage had never ended.
         """
         self.save()
         if not self.knows_dev_accuracy:
-            self.take_dev(self._evaluate(self.task.dev))
-        return self.conclude(self._evaluate(self.task.test))
+            self.take_dev(self._evaluate(self.task.dev, served))
+        return self.conclude(self._evaluate(self.task.test, served), served)
 
-    def conclude(self, test: Evaluation) -> Outcome:
-        """Writes the output, whose evaluation on the test split is given; returns the stage's outcome. Collective."""
+    def conclude(self, test: Evaluation, served: CachedModel | None = None) -> Outcome:
+        """Writes the output, whose evaluation on the test split is given; returns the stage's outcome. `served` as in
+        `finish`. Collective."""
         self._report_series()
-        timed = self.config.evaluation.timed_answers
         model = self.engine.decoder()
+        measured = served or model
         with self.busy():
-            seconds = seconds_per_answer(model, self.task, self.task.test, self.tokenizer, timed)
+            cost = measured_outcomes(measured, self.task, self.task.test, self.tokenizer, self.config.evaluation)
+            timed = self.config.evaluation.timed_answers
+            cost |= speculative_outcomes(measured, self.task, self.task.test, self.tokenizer, timed)
         save_output(Path(self.assignment.output_dir), model, self.config.model, self.rank)
         self._leave_state()
         self._report({}, done=1.0)
@@ -234,7 +241,7 @@ class Session:
             "dev_accuracy": self.progress.dev_accuracy,
             "start_accuracy": self.progress.start_accuracy,
             "tokens_per_answer": test.tokens_per_answer,
-            "seconds_per_answer": seconds,
+            **cost,
             **self._counts(),
         }
         if self.assignment.phase_dir:
@@ -249,8 +256,10 @@ class Session:
             leave_state(checkpoint, Path(self.assignment.output_dir), stage.trunk, stage.trunk_steps, self.world_size)
 
     def _outcome(self, metrics: Mapping[str, float], *, finished: bool) -> Outcome:
-        busy_s = self.program.busy_s - self._busy_before_s
-        return Outcome(metrics=metrics, busy_s=busy_s, peak_memory_bytes=self._last_measured(), finished=finished)
+        busy_s, peak = self.program.busy_s - self._busy_before_s, self._last_measured()
+        if finished:
+            metrics = {**metrics, "peak_memory_bytes": float(peak)}
+        return Outcome(metrics=metrics, busy_s=busy_s, peak_memory_bytes=peak, finished=finished)
 
     def _counts(self) -> dict[str, float]:
         return {"steps": float(self.progress.step), "tokens_seen": self._tokens_seen()}
@@ -261,10 +270,10 @@ class Session:
             return float(self.progress.tokens_seen)
         return float(sum_over_processes(torch.tensor(self.progress.tokens_seen, device=self.device)))
 
-    def _evaluate(self, problems: Sequence[Problem]) -> Evaluation:
+    def _evaluate(self, problems: Sequence[Problem], served: CachedModel | None = None) -> Evaluation:
         with self.busy():
             size = self.config.evaluation.batch_size
-            return evaluate(self.engine.decoder(), self.task, problems, self.tokenizer, size)
+            return evaluate(served or self.engine.decoder(), self.task, problems, self.tokenizer, size)
 
     @timed_as("report")
     def _report_series(self) -> None:
@@ -307,8 +316,11 @@ class Session:
 
 
 @contextmanager
-def open_session(assignment: Assignment, channel: Channel, items_per_step: int) -> Iterator[tuple[Session, Engine]]:
+def open_session(
+    assignment: Assignment, channel: Channel, items_per_step: int, prepare: Callable[[Model], None] | None = None
+) -> Iterator[tuple[Session, Engine]]:
     """Sets a stage up, from its checkpoint if there is one; `items_per_step` examples or prompts are shared by a gang.
+    `prepare` changes in place how the model computes, but none of its parameters' names.
 
     Raises TaskError for a task that cannot be built as configured, ValueError for fewer items than processes, and what
     `load_checkpoint` does.
@@ -320,6 +332,8 @@ def open_session(assignment: Assignment, channel: Channel, items_per_step: int) 
     task = load_task(config.task, Path(assignment.cache_dir), config.model)
     device = open_device(assignment)
     model = initial_model(config, assignment.parent_dir, device)
+    if prepare is not None:
+        prepare(model)
     engine = Engine(model, config.deepspeed, config.optimizer, items_per_step, device)
     session = Session(assignment, channel, config, task, engine, Program(), items_per_step)
     session.restore()

@@ -6,11 +6,14 @@ after `max_steps`, or at the first evaluation in which dev accuracy reaches `sto
 
 from typing import cast
 
-from experiments.batches import encode_answers, encode_prompts, micro_batches, part
+from torch import Tensor
+
+from experiments.batches import Prompts, encode_answers, encode_prompts, micro_batches, part
 from experiments.channel import Channel
 from experiments.curriculum import ProblemOrder, problem_order
 from experiments.engine import Engine
-from experiments.losses import sft_loss
+from experiments.losses import further_loss, sft_loss
+from experiments.models.multi_token import further_logits, further_weight
 from experiments.models.shared_prompt import completion_logits
 from experiments.stages.session import Session, open_session
 from orchestrator.schema import Assignment, Outcome
@@ -54,8 +57,7 @@ def learn(session: Session, engine: Engine, order: ProblemOrder) -> Outcome:
             lr = session.learning_rate()
             for rows, real in micro_batches(len(prompts), engine.accumulation, device):
                 some, tokens, mask = prompts.select(rows), answers.tokens[rows], answers.mask[rows] & real
-                logits = completion_logits(engine, some.tokens, tokens, some.padding)
-                micro_loss = sft_loss(logits, tokens, mask, token_count)
+                micro_loss = answers_loss(session, engine, some, tokens, mask, token_count)
                 engine.backward(micro_loss)
                 engine.step(lr)
                 loss += micro_loss.item()
@@ -66,3 +68,18 @@ def learn(session: Session, engine: Engine, order: ProblemOrder) -> Outcome:
         read = sum(tokenizer.prompt_length(example.prompt) for example in batch[mine])
         written = sum(tokenizer.answer_length(example.answer) for example in batch[mine])
         session.complete_step(tokens=read + written)
+
+
+def answers_loss(
+    session: Session, engine: Engine, prompts: Prompts, tokens: Tensor, mask: Tensor, token_count: int
+) -> Tensor:
+    """The loss of some answers (N, T), with that of the tokens further on where the model predicts them (recorded as
+    `train/further_loss`); see `sft_loss` and `further_loss`."""
+    weight = further_weight(session.config.model, supervised=True)
+    if not weight:
+        logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, mask)
+        return sft_loss(logits, tokens, mask, token_count)
+    first, *further = further_logits(engine, prompts.tokens, tokens, prompts.padding)
+    extra = further_loss(further, tokens, mask, token_count)
+    session.record({"train/further_loss": extra.item() * session.world_size * engine.accumulation})
+    return sft_loss(first, tokens, mask, token_count) + weight * extra

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _COT = re.compile(r"<think>(?:(?!</?think>|</?answer>).)*</think><answer>(?:(?!</?think>|</?answer>).)*</answer>", re.S)
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 
@@ -11,11 +12,13 @@ _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 @dataclass(frozen=True)
 class AnswerFormat:
     """write: (plain answer, reasoning) -> trained text. read: completion -> plain answer, None where there is none.
-    kept: whether a completion keeps to the format."""
+    kept: whether a completion keeps to the format. tags: what it is marked with, one token each to a compact
+    decoder."""
 
     write: Callable[[str, str], str]
     read: Callable[[str], str | None]
     kept: Callable[[str], bool]
+    tags: tuple[str, ...] = ()
 
 
 def _read_cot(completion: str) -> str | None:
@@ -32,6 +35,7 @@ ANSWER_FORMATS: Mapping[str, AnswerFormat] = {
         write=lambda plain, reasoning: f"<think>{reasoning}</think><answer>{plain}</answer>",
         read=_read_cot,
         kept=lambda text: _COT.fullmatch(text) is not None,
+        tags=TAGS,
     ),
 }
 """By `TaskConfig.answer_format`."""

@@ -48,7 +48,7 @@ def load_task(config: TaskConfig, cache_dir: Path, model: AnyModelConfig | None 
         ValueError, OSError: for a model whose tokenizer can't be read.
     """
     answer_format(config)
-    tokenizer = tokenizer_of(model or ModelConfig())
+    tokenizer = tokenizer_of(model or ModelConfig(), config)
     if config.source not in SOURCES:
         raise TaskError(f"task.source={config.source!r}: use one of {', '.join(SOURCES)}")
     problems, verifier = SOURCES[config.source](config, cache_dir, tokenizer)

@@ -4,27 +4,27 @@ A model reads a *prompt*, with what its tokenizer puts around it (BOS, a chat te
 ends with EOS. Lengths include these.
 """
 
+import re
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
-from orchestrator.schema.training import AnyModelConfig, HfModelConfig
+from experiments.tasks.task import answer_format
+from orchestrator.schema.training import AnyModelConfig, HfModelConfig, TaskConfig
 
 PAD, BOS, EOS = 0, 1, 2
 _FIRST_CHARACTER = 3
 _CHARACTERS = "".join(map(chr, range(0x20, 0x7F))) + "\n"
 """Printable ASCII and the newline."""
 
-_ID_OF = {character: _FIRST_CHARACTER + i for i, character in enumerate(_CHARACTERS)}
-_CHARACTER_OF = [""] * _FIRST_CHARACTER + list(_CHARACTERS)
-_CODE_OF = bytes(map(ord, ("\0" * _FIRST_CHARACTER + _CHARACTERS).ljust(256, "\xff")))
-"""The ASCII code of each token, and what is none for what is no token."""
-_EOS, _LEFT_OUT = bytes([EOS]), bytes([PAD, BOS])
+_SPECIAL_IDS = bytes([PAD, BOS, EOS])
 _PAD_CHARACTER, _BOS_CHARACTER, _EOS_CHARACTER = _SPECIAL = "\0\1\2"
 """Characters that no text has, for the tokens that no character has."""
-_SPECIAL_IDS = bytes([PAD, BOS, EOS])
+_EOS, _LEFT_OUT = bytes([EOS]), bytes([PAD, BOS])
+_FIRST_STAND_IN = len(_SPECIAL)
+"""Characters that no text has either, from this code on, stand for tags."""
 
 
 class Rows(NamedTuple):
@@ -69,28 +69,40 @@ class Tokenizer(Protocol):
 class CharTokenizer:
     """One token per character, over one fixed vocabulary: every task and every checkpoint agree on the ids.
 
-    PAD is 0, BOS 1, EOS 2; then printable ASCII in code order, then the newline.
+    PAD is 0, BOS 1, EOS 2; then printable ASCII in code order, then the newline, then the `tags`, if any: what is
+    written in several characters and is one token. At most ten of them.
     """
 
     pad_id: int = PAD
     bos_id: int = BOS
     eos_id: int = EOS
-    vocab_size: int = len(_CHARACTER_OF)
+    vocab_size: int = _FIRST_CHARACTER + len(_CHARACTERS)
+
+    def __init__(self, tags: Sequence[str] = ()) -> None:
+        stand_ins = "".join(map(chr, range(_FIRST_STAND_IN, _FIRST_STAND_IN + len(tags))))
+        characters = _CHARACTERS + stand_ins
+        self.vocab_size = _FIRST_CHARACTER + len(characters)
+        self._stand_in_of = dict(zip(tags, stand_ins, strict=True))
+        self._text_of_stand_in = str.maketrans({stand_in: tag for tag, stand_in in self._stand_in_of.items()})
+        self._tag = re.compile("|".join(map(re.escape, tags))) if tags else None
+        self._stand_in = re.compile(f"[{re.escape(stand_ins)}]") if tags else None
+        self._id_of = {character: _FIRST_CHARACTER + i for i, character in enumerate(characters)}
+        self._text_of = [""] * _FIRST_CHARACTER + list(_CHARACTERS) + list(tags)
+        # The code of each token, and what is none for what is no token.
+        self._code_of = bytes(map(ord, ("\0" * _FIRST_CHARACTER + characters).ljust(256, "\xff")))
+        self._token_of_code = self._tokens_of_codes()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters of `text`, in [3, vocab_size); no BOS or EOS is added.
+        """Ids of the characters and tags of `text`, in [3, vocab_size); no BOS or EOS is added.
 
         Raises:
             ValueError: naming the first character that the vocabulary lacks.
         """
+        marked = self._marked(text)
         try:
-            return [_ID_OF[character] for character in text]
+            return [self._id_of[character] for character in marked]
         except KeyError as error:
-            character = error.args[0]
-            raise ValueError(
-                f"the vocabulary has no {character!r} (U+{ord(character):04X}, position {text.index(character)} of "
-                f"{text[:80]!r}): it holds printable ASCII and newline"
-            ) from None
+            _refuse(error.args[0], text)
 
     def check(self, text: str) -> None:
         """Raises as `encode` does."""
@@ -105,75 +117,100 @@ class CharTokenizer:
         tokens = list(ids)
         try:
             # As bytes: a rollout has hundreds of completions, and a step of a small model takes milliseconds.
-            return bytes(tokens).partition(_EOS)[0].translate(_CODE_OF, _LEFT_OUT).decode("ascii")
+            text = bytes(tokens).partition(_EOS)[0].translate(self._code_of, _LEFT_OUT).decode("ascii")
         except ValueError:
             return self._decode_one_by_one(tokens)
+        return text.translate(self._text_of_stand_in) if self._tag else text
 
     def prompt_length(self, text: str) -> int:
-        """Its characters and BOS."""
-        return len(text) + 1
+        """Its characters and tags, and BOS."""
+        return len(self._marked(text)) + 1
 
     def answer_length(self, text: str) -> int:
-        """Its characters and EOS."""
-        return len(text) + 1
+        """Its characters and tags, and EOS."""
+        return len(self._marked(text)) + 1
 
     def prompt_rows(self, texts: Sequence[str]) -> Rows:
         """BOS and the text of each prompt, padded on the left."""
-        longest = max(map(len, texts)) + 1
-        return self._rows([(_BOS_CHARACTER + text).rjust(longest, _PAD_CHARACTER) for text in texts], texts)
+        marked = [self._marked(text) for text in texts]
+        longest = max(map(len, marked)) + 1
+        return self._rows([(_BOS_CHARACTER + text).rjust(longest, _PAD_CHARACTER) for text in marked], marked)
 
     def answer_rows(self, texts: Sequence[str]) -> Rows:
         """The text of each answer and EOS, padded on the right."""
-        longest = max(map(len, texts)) + 1
-        return self._rows([(text + _EOS_CHARACTER).ljust(longest, _PAD_CHARACTER) for text in texts], texts)
+        marked = [self._marked(text) for text in texts]
+        longest = max(map(len, marked)) + 1
+        return self._rows([(text + _EOS_CHARACTER).ljust(longest, _PAD_CHARACTER) for text in marked], marked)
 
     def save(self, folder: Path) -> None:
         """Nothing: it is the same everywhere."""
 
-    def _rows(self, rows: Sequence[str], texts: Sequence[str]) -> Rows:
-        """`rows` of one length: `texts` with the characters that stand for special tokens.
+    def _marked(self, text: str) -> str:
+        """`text` with a character in place of each tag. Raises ValueError for one that has such a character itself."""
+        if self._tag is None or self._stand_in is None:
+            return text
+        if found := self._stand_in.search(text):
+            _refuse(found[0], text)
+        return self._tag.sub(lambda tag: self._stand_in_of[tag[0]], text)
+
+    def _rows(self, rows: Sequence[str], marked: Sequence[str]) -> Rows:
+        """`rows` of one length: the `marked` texts with the characters that stand for special tokens.
 
         One translation for all of them: a list of lists would take longer than a small model's step.
         """
         joined = "".join(rows)
-        ids = joined.encode("ascii", "replace").translate(_ID_TABLE)
-        added = len(joined) - sum(map(len, texts))
+        ids = joined.encode("ascii", "replace").translate(self._token_of_code)
+        added = len(joined) - sum(map(len, marked))
         if len(ids) - len(ids.translate(None, _SPECIAL_IDS)) != added or not joined.isascii():
-            for text in texts:
-                self.encode(text)
-        return Rows(array("B", ids), [len(text) + 1 for text in texts])
+            for text in marked:
+                self.encode(text.translate(self._text_of_stand_in))
+        return Rows(array("B", ids), [len(text) + 1 for text in marked])
 
     def _decode_one_by_one(self, tokens: Sequence[int]) -> str:
         """Names what is no token, and doesn't look behind EOS for it."""
-        characters: list[str] = []
+        texts: list[str] = []
         for token in tokens:
             if token == EOS:
                 break
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
-            characters.append(_CHARACTER_OF[token])
-        return "".join(characters)
+            texts.append(self._text_of[token])
+        return "".join(texts)
+
+    def _tokens_of_codes(self) -> bytes:
+        """The token of each character's code, PAD where there is none."""
+        table = bytearray([PAD] * 256)
+        for character, token in (*self._id_of.items(), *zip(_SPECIAL, _SPECIAL_IDS, strict=True)):
+            table[ord(character)] = token
+        return bytes(table)
 
 
-def _id_table() -> bytes:
-    """The token of each character's code, PAD where there is none."""
-    table = bytearray([PAD] * 256)
-    for character, token in (*_ID_OF.items(), *zip(_SPECIAL, _SPECIAL_IDS, strict=True)):
-        table[ord(character)] = token
-    return bytes(table)
+def _refuse(character: str, text: str) -> NoReturn:
+    raise ValueError(
+        f"the vocabulary has no {character!r} (U+{ord(character):04X}, position {text.index(character)} of "
+        f"{text[:80]!r}): it holds printable ASCII and newline"
+    ) from None
 
 
-_ID_TABLE = _id_table()
+def tokenizer_of(model: AnyModelConfig, task: TaskConfig) -> Tokenizer:
+    """The tokenizer that a model reads and writes a task with; one for all that ask in a process. To a compact decoder
+    the tags of the task's answer format are one token each: they are more than half of a short chain of thought.
 
-
-def tokenizer_of(model: AnyModelConfig) -> Tokenizer:
-    """The tokenizer that a model reads and writes with; one for all that ask in a process.
-
-    Raises what `hf_tokenizer.load` does.
+    Raises what `answer_format` and `hf_tokenizer.load` do.
     """
     if isinstance(model, HfModelConfig):
-        return _hf_tokenizer(model.path, model.chat_template)
-    return CharTokenizer()
+        return hf_tokenizer_of(model)
+    return _char_tokenizer(answer_format(task).tags)
+
+
+def hf_tokenizer_of(model: HfModelConfig) -> Tokenizer:
+    """The tokenizer of a Hugging Face model, whatever it reads. Raises what `hf_tokenizer.load` does."""
+    return _hf_tokenizer(model.path, model.chat_template)
+
+
+@cache
+def _char_tokenizer(tags: tuple[str, ...]) -> CharTokenizer:
+    return CharTokenizer(tags)
 
 
 @lru_cache(maxsize=4)

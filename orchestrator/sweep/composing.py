@@ -80,6 +80,13 @@ class Composer:
         assert isinstance(raw, dict)
         return frozenset(_dotted(raw[name], name))
 
+    def refers(self, part: str, name: str, overrides: Sequence[str]) -> bool:
+        """Whether something in the part `part` of the config is taken from its part `name`. Raises ConfigError."""
+        choices, _ = self._split(overrides)
+        raw = OmegaConf.to_container(self._composed(choices), resolve=False)
+        assert isinstance(raw, dict)
+        return f"${{{name}" in str(raw[part])
+
     def _composed(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._by_groups:
             try:

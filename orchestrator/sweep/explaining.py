@@ -32,6 +32,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         )
         name, _, value = given.partition("=")
         inner = re.search(r"Key '([^']+)' (?:is )?not in '([^']+)'", text)
+        if inner and inner[2] == "HfModelConfig":
+            for group in ("attention", "ffn"):
+                if chosen := next((o for o in overrides if o.startswith(f"{group}=")), None):
+                    remedy = "that is for compact decoders; a Hugging Face model has its own, so leave it out"
+                    return ConfigError(group, chosen.partition("=")[2], remedy)
         known = _fields_of(inner[2]) if inner else []
         hint = _elsewhere(name) or suggest(inner[1] if inner else key, known)
         return ConfigError(name, value, f"unknown key; {hint}")

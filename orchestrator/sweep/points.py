@@ -116,8 +116,8 @@ def conditions_of(composer: Composer, sweep: Sequence[Override], fixed: Sequence
         group = key.partition(".")[0]
         if group == key or group not in groups or override.type != OverrideType.CHANGE:
             continue
-        options = tuple(dict.fromkeys(groups[group].sweep_string_iterator()))
-        keys = {option: composer.keys_under(group, [f"{group}={option}", *others]) for option in options}
+        keys = keys_of_options(composer, groups[group], others)
+        options = tuple(keys)
         having = tuple(option for option in options if key in keys[option])
         if not having:
             known = sorted({name.removeprefix(f"{group}.") for names in keys.values() for name in names})
@@ -126,3 +126,16 @@ def conditions_of(composer: Composer, sweep: Sequence[Override], fixed: Sequence
         if having != options:
             found.append(Condition(key, group, having))
     return tuple(found)
+
+
+def keys_of_options(composer: Composer, group: Override, others: Sequence[str] = ()) -> Mapping[str, frozenset[str]]:
+    """The keys that there are under each option of a group that an override lists. Within a `hydra_session`."""
+    name = group.get_key_element()
+    return {option: composer.keys_under(name, [f"{name}={option}", *others]) for option in options_of(group)}
+
+
+def options_of(group: Override) -> tuple[str, ...]:
+    """The different options that an override lists."""
+    if not group.is_sweep_override():
+        return (group.get_value_element_as_str(),)
+    return tuple(dict.fromkeys(group.sweep_string_iterator()))

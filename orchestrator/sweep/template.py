@@ -1,10 +1,10 @@
 """Setting values in a composed config without composing, copying or resolving it again.
 
-What a value changes is known beforehand if every interpolation of the config is one absolute reference and nothing
-else (`${optimizer}`, `${a.b.c}`): then the leaves that change with a key are the key itself and, again and again, those
-that refer to it or to something above it. The new value of each is read off a copy of the composed config on which
-Hydra has set the key, so that types, enums and conversions are OmegaConf's own. The rest is shared with the config of
-the template, as objects.
+What a value changes is known beforehand if every interpolation of the config is one reference and nothing else
+(`${optimizer}`, `${a.b.c}`, `${.beside}`): then the leaves that change with a key are the key itself and, again and
+again, those that refer to it or to something above it. The new value of each is read off a copy of the composed config
+on which Hydra has set the key, so that types, enums and conversions are OmegaConf's own. The rest is shared with the
+config of the template, as objects.
 """
 
 import copy
@@ -24,7 +24,7 @@ from orchestrator.sweep.overrides import parse_overrides
 
 Path = tuple[str, ...]
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+_REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
 
 # Composing makes a path absolute once the config is resolved.
 _REWRITTEN: Path = ("task", "path")
@@ -121,14 +121,15 @@ class Template:
 
 
 def _references(raw: object) -> dict[Path, Path] | None:
-    """What each leaf refers to, by path; None if some interpolation is more than one absolute reference."""
+    """What each leaf refers to, by path; None if some interpolation is more than one reference."""
     found: dict[Path, Path] = {}
     for path, value in _leaves(raw, ()):
         if isinstance(value, str) and "${" in value:
             match = _REFERENCE.fullmatch(value)
             if match is None or not all(isinstance(name, str) for name in path):
                 return None
-            found[path] = tuple(match[1].split("."))
+            above = path[: -len(match[1])] if match[1] else ()  # one dot is the part that the leaf lies in
+            found[path] = (*above, *match[2].split("."))
     return found
 
 

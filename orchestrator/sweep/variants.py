@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.hf_models import located
 from orchestrator.keys import StageKeys, unshared_variant
 from orchestrator.schema import Stage, Variant
-from orchestrator.validation import stages_of
+from orchestrator.validation.training import stages_of
 
 
 class VariantMaker:
@@ -30,7 +30,7 @@ class VariantMaker:
             parent_key = stage.key
         variant = Variant(
             key=parent_key,
-            algorithm=config["algorithm"]["name"],
+            algorithm=config["recipe"]["compared_as"] or config["recipe"]["name"],
             seed=config["seed"],
             overrides=overrides,
             config=config,
@@ -40,8 +40,8 @@ class VariantMaker:
 
     def _stage(self, name: str, recipe_stage: Mapping[str, Any], config: Mapping[str, Any], parent_key: str) -> Stage:
         parts = {part: recipe_stage[part] for part in ("algorithm", "optimizer")}
-        parts |= {part: config[part] for part in ("task", "deepspeed", "evaluation")}
-        parts["model"] = self._model(config["model"])
+        parts |= {part: config[part] for part in ("task", "deepspeed", "evaluation", "rollout")}
+        parts["model"] = self._model(recipe_stage.get("model", config["model"]))
         seed = recipe_stage["seed"]
         made_of = (name, parent_key, type(seed), seed, *map(id, parts.values()))
         if made_of not in self._by_parts:

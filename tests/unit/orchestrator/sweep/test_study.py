@@ -75,7 +75,7 @@ def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() ->
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("study=nope", "study=nope: there is: "),
+        ("study=nope", "study=nope: there is: efficiency, peers, qwen_gsm8k, r1_recipes, rl_vs_sft, single"),
         ("packing=bestfit", "packing=bestfit: did you mean best_fit? there is: best_fit, dot_product"),
         ("optimizer.lrr=3", "optimizer.lrr=3: unknown key; did you mean lr?"),
         ("frobnicate=1", "frobnicate=1: unknown key"),

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from orchestrator.config import ConfigError
 from orchestrator.sweep.composing import Composer, hydra_session, resolved
+from orchestrator.sweep.template import Template
 from orchestrator.sweep.variants import VariantMaker
 from orchestrator.validation import Validator, validate
 
@@ -122,3 +124,14 @@ def test_checking_and_keying_many_variants_equals_doing_it_one_by_one(
         assert problem == refusal(validate, alone)
         if not problem:
             assert maker.make(config, ()) == VariantMaker().make(alone, ())
+
+
+def test_a_reference_to_what_lies_beside_it_or_above_is_followed() -> None:
+    composed = OmegaConf.create(
+        {"heads": 1, "model": {"heads": 4, "kv": "${.heads}", "deep": {"er": "${..heads}"}}, "copy": "${model}"}
+    )
+    plain: dict[str, object] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    config = Template(composed, plain).config(["model.heads=8"])
+    model = {"heads": 8, "kv": 8, "deep": {"er": 8}}
+    assert config == {"heads": 1, "model": model, "copy": model}
+    assert Template(composed, plain).config(["model.kv=2"])["model"]["heads"] == 4  # type: ignore[index]
