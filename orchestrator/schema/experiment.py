@@ -106,7 +106,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One fully resolved, validated config. `key` hashes what affects the result, not where it runs."""
+    """One fully resolved, validated config. `key` hashes what affects the result, not where it runs. `algorithm`: how
+    it is trained, as variants are compared: the name of its algorithm, or of a recipe with algorithms of its own."""
 
     key: str
     algorithm: str
@@ -126,8 +127,12 @@ class Variant:
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """The overrides that make it what it is: all but its seed and its algorithm."""
-        return tuple(text for text in self.overrides if text.partition("=")[0] not in ("seed", "algorithm"))
+        """The overrides that make it what it is: all but its seed and what it is compared as."""
+        return tuple(text for text in self.overrides if not self._names(text))
+
+    def _names(self, override: str) -> bool:
+        key, _, value = override.partition("=")
+        return key in ("seed", "algorithm") or (key == "recipe" and value == self.algorithm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from orchestrator.schema.training import ALGORITHMS, StageConfig, Training
+from orchestrator.schema.training import ALGORITHMS, PredictionKind, RolloutEngineName, StageConfig, Training
 
 FREE = frozenset(
     {
@@ -16,6 +16,7 @@ FREE = frozenset(
         "optimizer",
         "deepspeed.gradient_clipping",
         "evaluation",
+        "rollout.max_rows",
         "model.lora.rank",
         "model.lora.alpha",
         "algorithm.max_steps",
@@ -56,6 +57,10 @@ def fusion_key(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={fields[name]}: only stages with {value} can be fused; run it alone")
     if fields.get("model.training", Training.lora) != Training.lora:
         raise ValueError("model.training=full: only adapters over one base (lora) can be fused; run it alone")
+    if fields.get("model.prediction.kind", PredictionKind.next_token) != PredictionKind.next_token:
+        raise ValueError("model.prediction.kind=multi_token: only next_token can be fused; run it alone")
+    if fields.get("rollout.engine", RolloutEngineName.builtin) != RolloutEngineName.builtin:
+        raise ValueError("rollout.engine=vllm: only stages with builtin can be fused; run it alone")
     if config["deepspeed"]["extra"]:
         raise ValueError(
             f"deepspeed.extra={config['deepspeed']['extra']}: a stage with extras is not fused; run it alone"
