@@ -22,9 +22,10 @@ from experiments.batches import seeded_generator
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.stack import LoraStack, adapter_layout
 from experiments.models.adapter import Adapter, load_adapter, save_adapter
-from experiments.models.decoder import Decoder, load_decoder, save_decoder
+from experiments.models.decoder import Decoder, save_decoder
 from experiments.models.hf import FullModel, load_base
-from experiments.tasks.tokenizer import tokenizer_of
+from experiments.models.multi_token import new_decoder, read_decoder
+from experiments.tasks.tokenizer import hf_tokenizer_of, tokenizer_of
 from orchestrator.schema.training import AnyModelConfig, HfModelConfig, StageConfig, Training, model_config
 
 Model = Decoder | LoraStack | FullModel
@@ -43,15 +44,15 @@ def initial_model(config: StageConfig, parent: str, device: torch.device) -> Mod
             return _one_adapter(base, initial_adapter(config, parent, base))
         return _full(model, Path(parent or model.path), device)
     if parent:
-        return load_decoder(Path(parent)).float().to(device)
+        return read_decoder(Path(parent)).float().to(device)
     weights = seeded_generator(config.seed, "weights")
-    return Decoder(model, tokenizer_of(model).vocab_size, weights).to(device)
+    return new_decoder(model, tokenizer_of(model, config.task).vocab_size, weights).to(device)
 
 
 def load_model(model: AnyModelConfig, folder: Path, device: torch.device) -> Model:
     """A stage's output, as `save_model` wrote it. Raises FileNotFoundError where there is none."""
     if not isinstance(model, HfModelConfig):
-        return load_decoder(folder).to(device)
+        return read_decoder(folder).to(device)
     if model.training == Training.lora:
         return _one_adapter(frozen_base(model, device), load_adapter(folder))
     return _full(model, folder, device)
@@ -65,7 +66,7 @@ def save_model(model: Model, config: AnyModelConfig, folder: Path) -> None:
         save_adapter(model.adapter(), model.base.path, folder)
     else:
         model.save(folder)
-        tokenizer_of(config).save(folder)
+        hf_tokenizer_of(cast(HfModelConfig, config)).save(folder)
 
 
 def layout_of(model: Model) -> dict[str, Any]:

@@ -10,6 +10,8 @@ the whole, so that neither gradient accumulation nor a gang of processes changes
 over parts instead of adding has to multiply by their number. Left out, the batch at hand is the whole.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
@@ -250,6 +252,23 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor, token_count: Tensor 
     answers = targets.masked_fill(~mask.bool(), IGNORED)
     total = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (mask.sum().clamp(min=1) if token_count is None else token_count)
+
+
+def further_loss(
+    logits: Sequence[Tensor], targets: Tensor, mask: Tensor, token_count: Tensor | float | None = None
+) -> Tensor:
+    """Mean over modules of multi-token prediction of their negative log-likelihoods, in nats per token.
+
+    1/D sum_k -1/n sum_t m_t log p_k(y_t | x, y_<(t-k)): DeepSeek-V3 (arXiv:2412.19437, eq. 24, and 25 without its
+    weight), n being the answer tokens, of which module k predicts all but the first k.
+
+    Args:
+        logits: of module k = 1..D (N, T - k, V): position t scores `targets[:, t + k]`.
+        targets, mask: (N, T). token_count: answer tokens in the global batch.
+    """
+    count = mask.sum().clamp(min=1) if token_count is None else token_count
+    losses = [sft_loss(some, targets[:, k:], mask[:, k:], count) for k, some in enumerate(logits, 1)]
+    return torch.stack(losses).mean()
 
 
 def sequence_log_probs(log_probs: Tensor, mask: Tensor) -> Tensor:

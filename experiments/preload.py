@@ -15,6 +15,8 @@ MODULES = (
     "experiments.stages.dpo",
     "experiments.stages.fused",
     "experiments.stages.grpo",
+    "experiments.stages.quantization_aware_sft",
+    "experiments.stages.quantize",
     "experiments.stages.rejection_sft",
     "experiments.stages.sft",
     "torch._dynamo",  # torch.optim imports it when an optimizer is made (2 s)

@@ -19,7 +19,11 @@ from orchestrator.schema.training import (
     HfModelConfig,
     ModelConfig,
     OptimizerConfig,
+    QuantizationAwareSftConfig,
+    QuantizationConfig,
+    QuantizeConfig,
     RejectionSftConfig,
+    RolloutConfig,
     SftConfig,
     TaskConfig,
 )
@@ -39,10 +43,13 @@ class ConfigError(Exception):
 
 @dataclass
 class RecipeConfig:
-    """The ordered stages of a variant, by name; each has `algorithm`, `optimizer` and `seed`. The last stage is the
-    one that the variant is about; stages before it are shared by the variants whose configs agree on them."""
+    """The ordered stages of a variant, by name; each has `algorithm`, `optimizer` and `seed`, and may have a `model` of
+    its own in place of the variant's. The last stage is the one that the variant is about; stages before it are shared
+    by the variants whose configs agree on them. `compared_as`: what its variants are called where they are compared;
+    "" is the recipe's own name, and a recipe around any algorithm takes that one's."""
 
     name: str = MISSING
+    compared_as: str = ""
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,10 +58,12 @@ class ClusterConfig:
     """Where bundles run. `implementation` is `package.module:Class`; `devices` 0 takes all there are.
 
     share_per_trial: the fraction of each of its `devices_per_trial` devices that a trial holds. memory_per_trial_gib:
-    of each of them; 0 estimates it. max_attempts: how often a stage may be lost with its worker. max_memory_raises:
-    how often one that takes more memory than it was given may be given more. max_slowdown_per_trial: how many times
-    longer than alone on its device its steps may take beside others; 0 is any number. fuses: whether several trials
-    may run in one program there. Fields that a subclass adds go to the implementation's constructor.
+    of each of them; 0 estimates it. oversubscription: a share below 1 counts as so many times less, so that a device
+    takes more of them than it has room for; memory stays as asked. max_attempts: how often a stage may be lost with its
+    worker. max_memory_raises: how often one that takes more memory than it was given may be given more.
+    max_slowdown_per_trial: how many times longer than alone on its device its steps may take beside others; 0 is any
+    number. fuses: whether several trials may run in one program there. Fields that a subclass adds go to the
+    implementation's constructor.
     """
 
     name: str = MISSING
@@ -63,6 +72,7 @@ class ClusterConfig:
     devices_per_trial: int = 1
     share_per_trial: float = 1.0
     memory_per_trial_gib: float = 0.0
+    oversubscription: float = 1.0
     max_attempts: int = 3
     max_memory_raises: int = 3
     max_slowdown_per_trial: float = 0.0
@@ -119,12 +129,15 @@ class FrontierConfig(PolicyConfig):
     """`look_ahead`: how many of those that wait are looked at together. `hold`: how many may be left waiting for better
     company, in studies where nothing ends; null is all but one of a trace's window, and none on a live cluster.
     `spread`: a part of a device goes to a free one as long as the rests of those in use are worth less than this part
-    of the free ones. `tries`: in how many more orders a queue is served where somebody is left out."""
+    of the free ones. `tries`: in how many more orders a queue is served where somebody is left out.
+    `apart`: whether free devices are taken to have no company; null is yes, but in simulations where nobody slows
+    anybody down."""
 
     look_ahead: int = 64
     hold: int | None = None
     spread: float = 0.06
     tries: int = 24
+    apart: bool | None = None
 
 
 @dataclass
@@ -331,6 +344,13 @@ class StudyConfig:
 
 
 @dataclass
+class ReportConfig:
+    """`patience_s`: how long a user waits for an answer; those that come later are worth nothing. null: for ever."""
+
+    patience_s: float | None = None
+
+
+@dataclass
 class DebugConfig:
     """Marks a debugging overlay; `none` changes nothing."""
 
@@ -348,9 +368,12 @@ class Config:
     algorithm: Any = MISSING
     optimizer: OptimizerConfig = MISSING
     model: Any = MISSING
+    quantization: QuantizationConfig = MISSING
     task: TaskConfig = MISSING
     deepspeed: DeepSpeedConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rollout: RolloutConfig = MISSING
+    report: ReportConfig = field(default_factory=ReportConfig)
     cluster: ClusterConfig = MISSING
     ordering: OrderingConfig = MISSING
     packing: PolicyConfig = MISSING
@@ -377,9 +400,13 @@ SCHEMAS: Mapping[tuple[str, str], type] = {
     ("algorithm", "base_grpo"): GrpoConfig,
     ("algorithm", "base_rejection_sft"): RejectionSftConfig,
     ("algorithm", "base_dpo"): DpoConfig,
+    ("algorithm", "base_quantize"): QuantizeConfig,
+    ("algorithm", "base_quantization_aware_sft"): QuantizationAwareSftConfig,
     ("optimizer", "base_optimizer"): OptimizerConfig,
     ("model", "base_model"): ModelConfig,
     ("model", "base_hf"): HfModelConfig,
+    ("quantization", "base_quantization"): QuantizationConfig,
+    ("rollout", "base_rollout"): RolloutConfig,
     ("task", "base_task"): TaskConfig,
     ("deepspeed", "base_deepspeed"): DeepSpeedConfig,
     ("cluster", "base_cluster"): ClusterConfig,

@@ -18,8 +18,12 @@ from orchestrator.schema import Variant
 from orchestrator.sweep import count_variants, parse_overrides
 
 # The parts of a config that are the study's own; all others belong to the service.
-STUDY_PARTS = ("study", "recipe", "algorithm", "optimizer", "model", "task", "deepspeed", "evaluation", "stopping")
-_OPEN_KEYS = frozenset({"seed", "cluster.devices_per_trial", "cluster.share_per_trial"})
+STUDY_PARTS = (
+    *("study", "recipe", "algorithm", "optimizer", "model", "quantization", "task", "deepspeed", "evaluation"),
+    "rollout",
+    *("stopping", "report"),
+)
+_OPEN_KEYS = frozenset({"seed", "heads", "cluster.devices_per_trial", "cluster.share_per_trial"})
 
 # The service reads every task of a study when it is submitted; problems are counted over all of them.
 MAX_PROBLEMS = 1_000_000

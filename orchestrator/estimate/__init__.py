@@ -1,11 +1,10 @@
 """What a stage will ask of its devices, from first principles."""
 
-from orchestrator.estimate.demand import footprint_of, stage_demand, stated_memory_bytes
+from orchestrator.estimate.demand import footprint_of, oversubscribed, stage_demand, stated_memory_bytes
 from orchestrator.estimate.stages import (
     ALONE_BYTES,
     PROCESS_BYTES,
     Footprint,
-    parameter_count,
     shape_of,
     stage_footprint,
     stage_memory_bytes,
@@ -17,7 +16,7 @@ __all__ = [
     "PROCESS_BYTES",
     "Footprint",
     "footprint_of",
-    "parameter_count",
+    "oversubscribed",
     "shape_of",
     "stage_demand",
     "stage_footprint",

@@ -56,6 +56,7 @@ class HfSizes:
             kv_width=self.kv_heads * self.head_width,
             d_ff=max(self.d_ff, self.d_expert),
             vocabulary=self.vocabulary,
+            cached_width=2 * self.kv_heads * self.head_width,
         )
 
     @property

@@ -124,7 +124,9 @@ def model_states(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A decoder's sizes. `kv_width` is key/value heads x head size."""
+    """A decoder's sizes. `kv_width` is key/value heads x head size as attention computes with them; `cached_width` what
+    a layer's cache holds of a token: both, or what stands for them. `beside`: numbers a row that a layer keeps for its
+    backward pass beside those of heads and one SwiGLU."""
 
     d_model: int
     layers: int
@@ -132,6 +134,8 @@ class Shape:
     kv_width: int
     d_ff: int
     vocabulary: int
+    cached_width: int
+    beside: int = 0
 
 
 def learning_bytes(
@@ -142,7 +146,7 @@ def learning_bytes(
     *,
     predicted: float,
     checkpointing: bool = False,
-    scores: bool = False,
+    scores: int = 0,
 ) -> float:
     """Activations and logits that one forward and backward pass holds at its peak.
 
@@ -151,12 +155,12 @@ def learning_bytes(
     A layer keeps for its backward pass, per row: 9 d_model (two residuals, two norms with their inner values,
     attention's output and its copy, two projections' inputs), 3 kv_width and 4 d_ff (gate and up, silu, product), its
     heads' log-sums, and a row of the mask. Attention scores are not kept: the kernels recompute them (FlashAttention,
-    arXiv:2205.14135); `scores`: they are, and their softmax too. `checkpointing` keeps each layer's input only, and all
-    of one layer at a time. The gradients of one layer's values come on top; of the logits there are the logits, their
-    copy by completion, log-softmax and its gradient, all in fp32 but the first.
+    arXiv:2205.14135); `scores`: their softmax is (1), and they are too (2). `checkpointing` keeps each layer's input
+    only, and all of one layer at a time. The gradients of one layer's values come on top; of the logits there are the
+    logits, their copy by completion, log-softmax and its gradient, all in fp32 but the first.
     """
-    kept = 9 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + shape.heads + 1.25 * rows
-    kept += 2.0 * shape.heads * rows if scores else 0.0
+    kept = 9 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + shape.heads + 1.25 * rows + shape.beside
+    kept += scores * shape.heads * rows
     gradients = 3 * shape.d_model + 4 * shape.d_ff
     layers = shape.layers * shape.d_model + kept if checkpointing else shape.layers * kept
     ends = 4 * shape.d_model
@@ -165,9 +169,9 @@ def learning_bytes(
 
 
 def kv_cache_bytes(shape: Shape, sequences: float, rows: float, width: int) -> float:
-    """Keys and values of `sequences` times `rows` token rows in every layer; one layer's are held twice while they
-    grow, since a cache is extended by a copy."""
-    return 2 * width * sequences * rows * shape.kv_width * (shape.layers + 1)
+    """What every layer's cache holds of `sequences` times `rows` token rows; one layer's is there twice while it grows,
+    since a cache is extended by a copy."""
+    return width * sequences * rows * shape.cached_width * (shape.layers + 1)
 
 
 def decoding_bytes(
@@ -178,7 +182,7 @@ def decoding_bytes(
     holders = prompts if shared else prompts * group
     cached = prompts * (prompt_rows + group * new_rows) if shared else holders * (prompt_rows + new_rows)
     cache = kv_cache_bytes(shape, cached, 1, width)
-    layer = 5 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + 1.25 * prompt_rows
+    layer = 5 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + 1.25 * prompt_rows + shape.beside
     at_once = max(holders * prompt_rows, prompts * group)
     sampling = prompts * group * (5 * FP32 * shape.vocabulary + 16 * new_rows)
     return cache + width * layer * at_once + sampling

@@ -8,7 +8,19 @@ from typing import Any
 from orchestrator.estimate.hf import HfSizes
 from orchestrator.estimate.memory import FP32, Shape, ZeroPlan, decoding_bytes, learning_bytes, model_states
 from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
-from orchestrator.schema.training import GrpoConfig, HfModelConfig, ModelConfig, StageConfig, Training
+from orchestrator.schema.decoder_sizes import cached_width, parameter_count
+from orchestrator.schema.training import (
+    AttentionKind,
+    DpoConfig,
+    FeedForwardKind,
+    GrpoConfig,
+    HfModelConfig,
+    ModelConfig,
+    RejectionSftConfig,
+    SamplingConfig,
+    StageConfig,
+    Training,
+)
 
 # What a process has to itself before any weights. A core that stands in for a GPU: 50 MB were the peak of stages with a
 # model of 4,000 parameters, forked from a server that had imported all they use.
@@ -45,7 +57,7 @@ class Sizes:
     width: int
     frozen: int = 0
     checkpointing: bool = False
-    scores: bool = False
+    scores: int = 0
     process: int = 0
 
 
@@ -93,15 +105,6 @@ class Footprint:
         return max(self.learning, self.rollout, self.evaluation)
 
 
-def parameter_count(model: ModelConfig, vocabulary: int = _VOCABULARY) -> int:
-    """Parameters of the compact decoder: embeddings, and per layer attention, SwiGLU and two norms."""
-    head_width = model.d_model // model.heads
-    attention = model.d_model * head_width * (2 * model.heads + 2 * model.kv_heads)
-    feed_forward = 3 * model.d_model * model.d_ff
-    embeddings = vocabulary * model.d_model * (1 if model.tie_embeddings else 2)
-    return embeddings + model.layers * (attention + feed_forward + 2 * model.d_model) + model.d_model
-
-
 def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *, preloaded: bool = True) -> Footprint:
     """An upper estimate: prompts and answers are as long as the task allows, and every group is learned from.
 
@@ -121,7 +124,7 @@ def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *
         gathered=states.gathered,
         buckets=states.buckets,
         passing=states.passing,
-        copies=FP32 * sizes.trained * (int(plan.stage == 3) + int(_has_reference(stage))),
+        copies=FP32 * sizes.trained * (int(plan.stage == 3) + int(_has_another(stage))),
         learning=_learning(stage, plan, sizes),
         rollout=_rollout(stage, plan, sizes),
         evaluation=_evaluation(stage, plan, sizes),
@@ -154,13 +157,24 @@ def zero_plan(stage: StageConfig, world_size: int) -> ZeroPlan:
 
 def shape_of(model: ModelConfig) -> Shape:
     """The sizes that memory follows from."""
+    head_width, wide, beside = model.d_model // model.heads, model.d_ff, 0
+    latent = model.attention == AttentionKind.mla
+    if latent:
+        # Queries' and keys' rotated parts, before and after; the latents, before and after their norms.
+        beside += 4 * model.heads * model.rope_dim + 3 * (model.kv_rank + model.rope_dim + model.query_rank)
+    if model.ffn == FeedForwardKind.moe:
+        # All experts are computed; what they do is held a second time, gated, and the router's values about ten times.
+        wide = (model.shared_experts + model.experts) * model.d_expert
+        beside += wide + 10 * model.experts
     return Shape(
         d_model=model.d_model,
         layers=model.layers,
         heads=model.heads,
-        kv_width=model.kv_heads * (model.d_model // model.heads),
-        d_ff=model.d_ff,
+        kv_width=model.heads * head_width if latent else model.kv_heads * head_width,
+        d_ff=wide,
         vocabulary=_VOCABULARY,
+        cached_width=cached_width(model),
+        beside=beside,
     )
 
 
@@ -168,7 +182,13 @@ def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
     """The sizes of a stage's model; of a Hugging Face one from its `config.json`, which has to be there."""
     model = stage.model
     if not isinstance(model, HfModelConfig):
-        return Sizes(shape=shape_of(model), trained=parameter_count(model), width=plan.width)
+        return Sizes(
+            shape=shape_of(model),
+            trained=parameter_count(model, _VOCABULARY),
+            width=plan.width,
+            # The kernels that recompute scores want keys and values of one width.
+            scores=1 if model.attention == AttentionKind.mla else 0,
+        )
     published, eager = HfSizes.at(Path(model.path)), model.attention == "eager"
     checkpointing, process = model.gradient_checkpointing, _TRANSFORMERS_BYTES
     if model.training == Training.full:
@@ -177,7 +197,7 @@ def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
             trained=published.parameters,
             width=plan.width,
             checkpointing=checkpointing,
-            scores=eager,
+            scores=2 if eager else 0,
             process=process,
         )
     # A stack has all its members at the largest rank.
@@ -188,7 +208,7 @@ def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
         frozen=published.parameters,
         width=_DTYPE_BYTES[model.dtype],
         checkpointing=checkpointing,
-        scores=eager,
+        scores=2 if eager else 0,
         process=process,
     )
 
@@ -214,13 +234,18 @@ def _learning(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
 
 
 def _rollout(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
-    if not isinstance(stage.algorithm, GrpoConfig):
+    sampling = _sampling(stage)
+    if sampling is not None:  # of as many prompts in every process
+        prompts, group = sampling.batch_size, sampling.per_prompt
+    elif isinstance(stage.algorithm, GrpoConfig):
+        prompts, group = _items(stage)
+        prompts = _part(prompts, plan.world_size)
+    else:
         return 0.0
-    prompts, group = _items(stage)
     answer = stage.task.max_answer_tokens
     return decoding_bytes(
         sizes.shape,
-        _part(prompts, plan.world_size),
+        prompts,
         _prompt_rows(stage),
         group,
         answer,
@@ -241,6 +266,8 @@ def _items(stage: StageConfig) -> tuple[int, int]:
     algorithm = stage.algorithm
     if isinstance(algorithm, GrpoConfig):
         return algorithm.prompts_per_step, algorithm.group_size
+    if isinstance(algorithm, DpoConfig):
+        return algorithm.batch_size, 2
     return int(getattr(algorithm, "batch_size", 1)), 1
 
 
@@ -253,8 +280,16 @@ def _part(count: int, parts: int) -> int:
     return -(-count // parts)
 
 
-def _has_reference(stage: StageConfig) -> bool:
-    return isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0
+def _has_another(stage: StageConfig) -> bool:
+    """Whether it holds a model beside the one that it trains: the reference of a KL or of preferences, or the policy
+    that it samples from. A teacher counts as large as its student: a stage isn't told of the one before it."""
+    kl = isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0
+    return kl or _sampling(stage) is not None
+
+
+def _sampling(stage: StageConfig) -> SamplingConfig | None:
+    """How it samples from the stage before, if it does."""
+    return stage.algorithm.sampling if isinstance(stage.algorithm, RejectionSftConfig | DpoConfig) else None
 
 
 def _over(extra: Mapping[str, Any], group: str, name: str, default: Any) -> Any:

@@ -42,13 +42,17 @@ def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param in SIMULATED:
         (run,) = compose_runs([*overrides, *SIMULATED[request.param]])
         return run.config
-    if request.param in ("model/hf", "study/qwen_gsm8k"):
+    if request.param == "rollout/vllm":
+        overrides += ["model=hf", "model.training=full"]
+    if request.param in ("model/hf", "rollout/vllm", "study/qwen_gsm8k"):
         folder = write_published(tmp_path_factory.mktemp("model"), QWEN_2_5_0_5B)
         overrides.append(f"model.path={folder}")
     if request.param in ("task/jsonl", "study/qwen_gsm8k"):
         path = tmp_path_factory.mktemp("task") / "problems.jsonl"
         path.write_text('{"prompt": "1+1=", "answer": "2"}\n')
         overrides.append(f"task.path={path}")
+    if group == "quantization":
+        overrides.append("recipe=quantized")
     if group == "search" and name != "grid":
         overrides += ["optimizer.lr=interval(1e-4,1e-2)", "optimizer.beta1=interval(0.5,0.9)"]
         return compose_study(overrides).probes[0].config

@@ -20,7 +20,7 @@ def orchestrator(*arguments: str, home: Path) -> subprocess.CompletedProcess[str
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["study=nope"], "error: study=nope: there is: peers, qwen_gsm8k, rl_vs_sft, single"),
+        (["study=nope"], "error: study=nope: there is: efficiency, peers, qwen_gsm8k, r1_recipes, rl_vs_sft, single"),
         (["optimizer.lr=-1"], "error: optimizer.lr=-1.0: use a positive learning rate"),
         (["cluster.devices=9999"], "error: cluster.devices=9999: there are"),
         (["cluster.devices_per_trial=32"], "error: cluster.devices_per_trial=32: "),

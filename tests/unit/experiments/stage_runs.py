@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from experiments.stages import dpo, grpo, rejection_sft, sft
+from experiments.stages import dpo, grpo, quantization_aware_sft, quantize, rejection_sft, sft
 from orchestrator.schema import Assignment, DeviceKind, Outcome, Stage
 from tests.unit.experiments.children import run_gang
 
@@ -19,11 +19,24 @@ RUNS = {
     **dict.fromkeys(("grpo", "dapo"), grpo.run),
     **dict.fromkeys(("rejection_sft", "distill"), rejection_sft.run),
     "dpo": dpo.run,
+    "quantize": quantize.run,
+    "quantization_aware_sft": quantization_aware_sft.run,
 }
 ALGORITHMS = {
     "sft": {"name": "sft", "max_steps": 12, "batch_size": 8},
     "grpo": {"name": "grpo", "max_steps": 12, "prompts_per_step": 4, "group_size": 4},
 }
+MEASURED = frozenset(
+    {
+        "time_to_answer_p50_s",
+        "time_to_answer_p95_s",
+        "time_to_first_token_s",
+        "decode_tokens_per_s",
+        "speculative_speedup",
+        "peak_memory_bytes",
+    }
+)
+"""Outcomes that the clock and the machine say: no two runs have the same."""
 
 
 @dataclass

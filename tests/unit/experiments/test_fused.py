@@ -22,7 +22,7 @@ from tests.unit.experiments.fusion.fused_runs import (
     write_mixed_problems,
 )
 from tests.unit.experiments.stack_runs import Seat, run_stack
-from tests.unit.experiments.stage_runs import run_stage, stage_data, told
+from tests.unit.experiments.stage_runs import MEASURED, run_stage, stage_data, told
 
 ALGORITHMS = {"sft": SFT, "grpo": GRPO}
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
@@ -74,7 +74,7 @@ def assert_same_reports(mine, theirs):
 def assert_same_outcome(fused, alone):
     assert fused.outcome.finished
     assert fused.outcome.metrics.keys() == alone.outcome.metrics.keys()
-    for name in fused.outcome.metrics.keys() - {"seconds_per_answer"}:
+    for name in fused.outcome.metrics.keys() - MEASURED:
         close(fused.outcome.metrics[name], alone.outcome.metrics[name], SERIES, name)
     assert fused.weights.keys() == alone.weights.keys()
     for name, weight in alone.weights.items():

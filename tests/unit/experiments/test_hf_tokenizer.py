@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from experiments.batches import encode_answers, encode_prompts
-from experiments.tasks import load_task, tokenizer_of
+from experiments.tasks import load_task
 from experiments.tasks.hf_tokenizer import HfTokenizer, load
+from experiments.tasks.tokenizer import hf_tokenizer_of
 from orchestrator.schema.training import HfModelConfig, SplitConfig, TaskConfig
 from tests.hf_models import CHAT_TEMPLATE, write_tokenizer
 
@@ -84,4 +85,4 @@ def test_text_beyond_ascii_is_for_models_that_have_it(folders, tmp_path):
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"model.path={tmp_path}: no tokenizer.json"):
-        tokenizer_of(HfModelConfig(path=str(tmp_path)))
+        hf_tokenizer_of(HfModelConfig(path=str(tmp_path)))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.rollout.engine import Builtin
 from experiments.samples import Sample, draw_samples, preference_pairs, read_samples, verified, write_samples
 from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema.training import SamplingConfig, SplitConfig, TaskConfig
@@ -27,7 +28,7 @@ def task(tmp_path_factory):
 
 def draw(task, numbers, sampling=SAMPLING, seed=0):
     problems = {number: task.rl[number] for number in numbers}
-    return draw_samples(small_decoder(), task, problems, TOKENIZER, CPU, sampling, seed)
+    return draw_samples(Builtin(), small_decoder(), task, problems, TOKENIZER, CPU, sampling, seed)
 
 
 @pytest.fixture(scope="module")

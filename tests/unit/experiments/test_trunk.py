@@ -10,6 +10,7 @@ from experiments.checkpoint import STATE, TRUNK
 from tests.unit.experiments.children import run_gang
 from tests.unit.experiments.stage_runs import (
     ALGORITHMS,
+    MEASURED,
     Result,
     assignment_of,
     run_alone,
@@ -54,8 +55,7 @@ def assert_same(continued: Result, whole: Result, after: int) -> None:
     assert continued.weights
     assert all(torch.equal(continued.weights[name], weight) for name, weight in whole.weights.items())
     assert points(continued, after) == points(whole, after)
-    timed = {"seconds_per_answer"}
-    metrics = [{k: v for k, v in r.outcome.metrics.items() if k not in timed} for r in (continued, whole)]
+    metrics = [{k: v for k, v in r.outcome.metrics.items() if k not in MEASURED} for r in (continued, whole)]
     assert metrics[0] == metrics[1]
 
 

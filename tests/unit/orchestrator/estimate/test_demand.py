@@ -6,18 +6,28 @@ import pytest
 import torch
 
 from experiments.models.decoder import Decoder
+from experiments.models.multi_token import MultiTokenDecoder
 from experiments.tasks import CharTokenizer
+from orchestrator.config import ConfigError
 from orchestrator.estimate import (
     ALONE_BYTES,
     PROCESS_BYTES,
-    parameter_count,
     stage_demand,
     stage_footprint,
     stage_memory_bytes,
     zero_plan,
 )
-from orchestrator.schema import DeviceKind
-from orchestrator.schema.training import ModelConfig, StageConfig, stage_config
+from orchestrator.schema import Demand, DeviceKind
+from orchestrator.schema.decoder_sizes import active_parameter_count, parameter_count
+from orchestrator.schema.training import (
+    AttentionKind,
+    FeedForwardKind,
+    ModelConfig,
+    PredictionConfig,
+    PredictionKind,
+    StageConfig,
+    stage_config,
+)
 from orchestrator.sweep import compose_study
 
 
@@ -27,12 +37,27 @@ from orchestrator.sweep import compose_study
         ModelConfig(),
         ModelConfig(kv_heads=1),
         ModelConfig(d_model=128, layers=3, heads=8, kv_heads=2, d_ff=256, tie_embeddings=False),
+        ModelConfig(attention=AttentionKind.mla),
+        ModelConfig(attention=AttentionKind.mla, query_rank=24, kv_rank=20, rope_dim=4, heads=2),
+        ModelConfig(ffn=FeedForwardKind.moe),
+        ModelConfig(ffn=FeedForwardKind.moe, shared_experts=0, experts=5, d_expert=12),
+        ModelConfig(prediction=PredictionConfig(kind=PredictionKind.multi_token, depth=2)),
     ],
 )
 def test_the_parameter_count_is_the_models_own(model: ModelConfig) -> None:
     vocabulary = CharTokenizer().vocab_size
-    decoder = Decoder(model, vocabulary, torch.Generator().manual_seed(0))
+    several = model.prediction.kind == PredictionKind.multi_token
+    decoder = (MultiTokenDecoder if several else Decoder)(model, vocabulary, torch.Generator().manual_seed(0))
     assert parameter_count(model, vocabulary) == sum(p.numel() for p in decoder.parameters())
+
+
+def test_of_routed_experts_the_selected_ones_are_active() -> None:
+    """As many as a decoder has that is made of them alone, but for the router that knows all."""
+    sparse = ModelConfig(ffn=FeedForwardKind.moe, experts=8, experts_per_token=2)
+    narrow = replace(sparse, experts=2)
+    routers = sparse.layers * sparse.d_model * (sparse.experts - narrow.experts)
+    assert active_parameter_count(sparse, 98) == parameter_count(narrow, 98) + routers
+    assert active_parameter_count(ModelConfig(), 98) == parameter_count(ModelConfig(), 98)
 
 
 def default_stage(*overrides: str) -> StageConfig:
@@ -66,7 +91,24 @@ def test_a_reference_for_the_kl_penalty_is_a_copy_of_the_weights() -> None:
         stage_footprint(default_stage("algorithm=grpo", f"algorithm.kl_weight={weight}"), DeviceKind.CPU)
         for weight in (0.0, 0.1)
     )
-    assert with_reference.copies - without.copies == 4 * parameter_count(default_stage().model)
+    assert with_reference.copies - without.copies == 4 * parameter_count(default_stage().model, 128)
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "rejection_sft", "distill"])
+def test_a_policy_that_is_sampled_from_is_a_copy_of_the_weights_and_decodes(algorithm: str) -> None:
+    plain, sampling = (
+        stage_footprint(default_stage(f"algorithm={name}"), DeviceKind.CPU) for name in ("sft", algorithm)
+    )
+    assert sampling.copies - plain.copies == 4 * parameter_count(default_stage().model, 128)
+    more = default_stage(f"algorithm={algorithm}", "algorithm.sampling.per_prompt=64")
+    assert plain.rollout == 0 < sampling.rollout < stage_footprint(more, DeviceKind.CPU).rollout
+
+
+def test_preferences_are_learned_from_two_answers_a_pair() -> None:
+    pairs = default_stage("algorithm=dpo", "algorithm.batch_size=32")
+    single = default_stage("algorithm=sft", "algorithm.batch_size=32")
+    learning = [stage_footprint(stage, DeviceKind.CPU).learning for stage in (pairs, single)]
+    assert 1.3 * learning[1] < learning[0] < 2 * learning[1]
 
 
 def test_what_is_offloaded_lies_on_the_host_of_a_gpu_and_stays_where_it_is_on_a_core() -> None:
@@ -102,6 +144,35 @@ def test_a_demand_is_what_the_cluster_config_asks_for() -> None:
     variant = compose_study(["cluster.devices_per_trial=2"]).variants[0]
     demand = stage_demand(variant.stages[0], variant.config["cluster"], DeviceKind.CPU)
     assert (demand.devices, demand.share) == (2, 1.0)
+
+
+def demanded(kind: DeviceKind, *overrides: str) -> Demand:
+    (variant,) = compose_study(["cluster.memory_per_trial_gib=2", *overrides]).variants
+    return stage_demand(variant.stages[-1], variant.config["cluster"], kind)
+
+
+def test_a_part_of_an_oversubscribed_device_counts_as_less_and_takes_as_much_memory() -> None:
+    plain = demanded(DeviceKind.CUDA, "cluster.share_per_trial=0.5")
+    promised = demanded(DeviceKind.CUDA, "cluster.share_per_trial=0.5", "cluster.oversubscription=1.25")
+    assert promised == replace(plain, share=0.4)
+
+
+def test_a_whole_device_is_promised_once_only() -> None:
+    plain, promised = (demanded(DeviceKind.CUDA, *more) for more in ((), ("cluster.oversubscription=2",)))
+    assert promised == plain
+
+
+def test_an_oversubscribed_core_is_less_of_a_core_for_each() -> None:
+    demand = demanded(DeviceKind.CPU, "cluster.share_per_trial=0.5", "cluster.oversubscription=2")
+    assert (demand.share, demand.cpus) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("factor", ["0.9", "1000", "nan"])
+def test_an_oversubscription_that_promises_too_little_or_too_much_is_refused(factor: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"cluster\.oversubscription={factor}.*: use 1 \(a device is promised once\)"
+    ):
+        compose_study([f"cluster.oversubscription={factor}"])
 
 
 @pytest.mark.parametrize(
