@@ -74,7 +74,7 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
     """One row per setting, the fastest first, marked where it stands on a front."""
     pareto = document["pareto"]
     patience_s = pareto["patience_s"]
-    header = ("algorithm", "setting", "accuracy %", "95 %", "p50 ms", "p95 ms", "GPU-hours", "front")
+    header = ("algorithm", "setting", "acc %", "95 %", "p50 ms", "p95 ms", "GPU-h", "front")
     for_ever = float("inf")
     points = sorted(
         pareto["points"],
@@ -93,7 +93,7 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
         )
         for point in points
     )
-    title = "Pareto fronts: accuracy against time to answer (time), and against GPU-hours (cost)"
+    title = "Pareto fronts: accuracy against time to answer (time) and GPU-hours (cost)"
     if patience_s is not None:
         title += f"; who waits {patience_s:g} s has left before what is too late"
     return Grid(title, header, rows, frozenset(header[2:7]))

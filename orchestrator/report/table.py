@@ -50,10 +50,16 @@ def comparison_grid(document: Document) -> Grid:
 
 
 def outcome_grid(document: Document) -> Grid:
-    """What the answers of each setting cost whoever asks, in the order of `comparison_grid`."""
-    names = ("p95 ms", "first ms", "tok/s", "KV B/tok", "params", "active", "weights kB", "peak MiB")
+    """What the answers of each setting cost whoever asks, in the order of `comparison_grid`: time, bytes of cache a
+    token, numbers of the model (and of those active where that is another number), its weights, its peak memory."""
     under_load = any(entry["time_to_answer_load_p95_s_mean"] is not None for entry in document["settings"])
-    header = ("algorithm", "setting", *names, *(("load p95 ms",) if under_load else ()))
+    idle = any(entry["params_active_mean"] != entry["params_total_mean"] for entry in document["settings"])
+    header = (
+        *("algorithm", "setting", "p95 ms", "1st ms", "tok/s", "KV B", "params"),
+        *(("active",) if idle else ()),
+        *("kB", "MiB"),
+        *(("load p95 ms",) if under_load else ()),
+    )
     rows = tuple(
         (
             entry["algorithm"],
@@ -63,7 +69,7 @@ def outcome_grid(document: Document) -> Grid:
             number(entry["decode_tokens_per_s_mean"], 0),
             number(entry["kv_bytes_per_token_mean"], 0),
             number(entry["params_total_mean"], 0),
-            number(entry["params_active_mean"], 0),
+            *((number(entry["params_active_mean"], 0),) if idle else ()),
             kilobytes(entry["weight_bytes_mean"]),
             mebibytes(entry["peak_memory_bytes_mean"]),
             *((milliseconds(entry["time_to_answer_load_p95_s_mean"]),) if under_load else ()),
