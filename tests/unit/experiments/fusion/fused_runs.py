@@ -22,7 +22,7 @@ STEPS = 50
 # What differs between fused and solo is the order of some sums: gradients are written out in a stack, and padded to the
 # longest of all members and to the most groups that one learns from. In the first steps that is rounding; Adam makes a
 # step of full size even out of a gradient that is rounding only, so it grows: to 3e-4 of a weight and 0.7 % of a
-# gradient norm in fifty steps at the highest rates, in which weights move by up to 0.4. An error would show from the start.
+# gradient norm in fifty steps at the highest rates, in which weights move by up to 0.4. An error shows at once.
 WEIGHTS = {"atol": 5e-4, "rtol": 1e-2}
 SERIES = {"atol": 1e-3, "rtol": 1e-2}
 FIRST, FIRST_SERIES = 5, {"atol": 1e-5, "rtol": 1e-4}
