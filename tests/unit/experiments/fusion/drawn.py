@@ -39,3 +39,13 @@ DRAWN = settings(
 def knobs(algorithm: str, **more: st.SearchStrategy) -> st.SearchStrategy[dict[str, object]]:
     """All that members of one stack may differ in, and what is given beside it."""
     return st.fixed_dictionaries({**OPTIMIZER, **(POLICY if algorithm == "grpo" else {}), **more})
+
+
+# Where a policy collapses, or Adam steps out of rounding, fifty steps lead elsewhere on another processor as in a stack
+# (see `fused_runs.variants`): the whole range is compared step by step.
+CALM = {"lr": st.floats(-4.0, -3.5).map(lambda power: 10.0**power), "eps": st.just(1e-4), "clip": st.floats(0.05, 1.0)}
+
+
+def calm_knobs(algorithm: str, **more: st.SearchStrategy) -> st.SearchStrategy[dict[str, object]]:
+    """`knobs` of runs that can be compared after fifty steps."""
+    return knobs(algorithm, **CALM, **more)

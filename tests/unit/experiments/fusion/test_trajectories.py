@@ -4,14 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.experiments.fusion.drawn import DRAWN, knobs
+from tests.unit.experiments.fusion.drawn import DRAWN, calm_knobs, knobs
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
     SFT,
     STEPS,
+    assert_same_step,
     assert_same_trajectory,
+    assert_same_weights,
     run_fused,
+    run_fused_beside,
     run_solo,
+    run_solo_seen,
     variant,
     variants,
 )
@@ -33,6 +37,23 @@ def test_two_members_go_the_ways_they_go_alone(study, tmp_path, algorithm):
     _, even, _, parent = study
     fused = compare(tmp_path, variants(even, ALGORITHMS[algorithm], 2), parent)
     assert fused.values("0", "train/loss") != fused.values("1", "train/loss")
+
+
+@BOTH
+def test_every_step_is_the_step_that_the_solo_stage_makes_from_there(study, tmp_path, algorithm):
+    """Whatever rounding grows to over fifty steps: eight members, each step from the solo stage's own state."""
+    _, _, mixed, parent = study
+    compare_every_step(tmp_path, variants(mixed, ALGORITHMS[algorithm], 8, calm=False), parent)
+
+
+def compare_every_step(folder, datas, parent):
+    solo = run_solo_seen(folder, datas, parent)
+    steps = run_fused_beside(folder, datas, parent, [stood for _, stood in solo])
+    for step, (said, weights) in enumerate(steps):
+        for number, (result, stood) in enumerate(solo):
+            _, metrics, _ = next(r for r in result.reports if r[0] == step + 1 and "train/lr" in r[1])
+            assert_same_step(said[str(number)], metrics, f"member {number}, step {step}")
+            assert_same_weights(weights[str(number)], stood[step + 1].weights, metrics["train/lr"])
 
 
 @pytest.mark.slow
@@ -83,7 +104,7 @@ SEEDS = st.lists(st.integers(0, 1000), min_size=2, max_size=3, unique=True)
 
 def compare_drawn(study, folder, algorithm, data):
     _, even, _, parent = study
-    datas = [variant(even, ALGORITHMS[algorithm], s, **data.draw(knobs(algorithm))) for s in data.draw(SEEDS)]
+    datas = [variant(even, ALGORITHMS[algorithm], s, **data.draw(calm_knobs(algorithm))) for s in data.draw(SEEDS)]
     compare(folder, datas, parent)
 
 
@@ -101,3 +122,14 @@ def test_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
 @settings(DRAWN, max_examples=20)
 def test_many_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
     compare_drawn(study, tmp_path_factory.mktemp("drawn"), algorithm, data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@BOTH
+@given(data=st.data())
+@settings(DRAWN, max_examples=20)
+def test_every_step_of_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
+    _, _, mixed, parent = study
+    datas = [variant(mixed, ALGORITHMS[algorithm], s, **data.draw(knobs(algorithm))) for s in data.draw(SEEDS)]
+    compare_every_step(tmp_path_factory.mktemp("drawn"), datas, parent)
