@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from experiments.batches import DataOrder, encode_answers, encode_prompts, seeded_generator
+from experiments.dynamic_sampling import first, has_spread, joined_prompts, joined_rollouts
 from experiments.fusion.bundle import SoloProgress
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.bundle import LoraBundle
@@ -17,7 +18,7 @@ from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_
 from experiments.models.adapter import Adapter, draw_adapter
 from experiments.models.hf import HfModel, find_sites
 from experiments.models.shared_prompt import completion_logits
-from experiments.rewards import completion_rewards
+from experiments.rewards import completion_rewards, without_truncated
 from experiments.rollout import generate, sampling_noise
 from experiments.tasks import CharTokenizer, Task, load_task
 from orchestrator.schema.training import LoraConfig, stage_config
@@ -174,23 +175,36 @@ def run_solo_grpo(model: PreTrainedModel, task: Task, data: dict[str, Any], rank
     order, max_tokens = DataOrder(len(task.rl), data["seed"]), task.config.max_answer_tokens
     reference, heat = HfModel(copy.deepcopy(model)), algorithm.temperature
     for _ in range(algorithm.max_steps):
-        problems = [task.rl[i] for i in order[progress.next_items()]]
-        prompts = encode_prompts([problem.prompt for problem in problems], TOKENIZER, CPU)
-        noise = sampling_noise(len(problems) * group, max_tokens, progress.sampler)
-        rollout = generate(solo.model, prompts, TOKENIZER, max_tokens, group_size=group, temperature=heat, noise=noise)
-        rewards = completion_rewards(task, problems, rollout, TOKENIZER)
-        kept = (rewards.amax(dim=1) != rewards.amin(dim=1)).nonzero().squeeze(1)
+        rounds, wanted = [], algorithm.prompts_per_step
+        while wanted and len(rounds) < algorithm.max_sampling_rounds:
+            start = progress.position + len(rounds) * algorithm.prompts_per_step
+            problems = [task.rl[i] for i in order[start : start + algorithm.prompts_per_step]]
+            prompts = encode_prompts([problem.prompt for problem in problems], TOKENIZER, CPU)
+            noise = sampling_noise(len(problems) * group, max_tokens, progress.sampler)
+            rollout = generate(
+                solo.model, prompts, TOKENIZER, max_tokens, group_size=group, temperature=heat, noise=noise
+            )
+            shaping = (algorithm.overlong_buffer or None, algorithm.length_penalty or None)
+            rewards = completion_rewards(task, problems, rollout, TOKENIZER, *shaping)
+            if algorithm.mask_truncated:
+                rollout = without_truncated(rollout, TOKENIZER)
+            chosen = first(has_spread(rewards), wanted)
+            wanted -= int(chosen.sum())
+            rounds.append((prompts, rollout, rewards, chosen))
+        prompts = joined_prompts([each[0] for each in rounds], TOKENIZER.pad_id)
+        rollout, rewards = joined_rollouts([each[1] for each in rounds]), torch.cat([each[2] for each in rounds])
+        kept = torch.cat([each[3] for each in rounds]).nonzero().squeeze(1)
         rows = (kept[:, None] * group + torch.arange(group)).flatten()
         some, tokens, mask = prompts.select(kept), rollout.tokens[rows], rollout.mask[rows]
-        solo.say({"train/reward": float(rewards.mean()), "train/groups_skipped": float(len(problems) - len(kept))})
+        solo.say({"train/reward": float(rewards.mean()), "train/groups_skipped": float(len(rewards) - len(kept))})
         values: list[dict[str, float]] = []
-        for _ in range(algorithm.updates_per_rollout if len(kept) else 0):
+        for _ in range(algorithm.updates_per_rollout if mask.any() else 0):
             with torch.no_grad():
                 before = completion_logits(reference, some.tokens, tokens, some.padding)
             loss, _ = grpo_loss(
                 token_log_probs(completion_logits(solo.model, some.tokens, tokens, some.padding), tokens, heat),
                 rollout.log_probs[rows],
-                group_advantages(rewards[kept], algorithm.advantage_scale).flatten(),
+                group_advantages(rewards[kept], algorithm.advantage_scale, algorithm.baseline).flatten(),
                 mask,
                 clip_low=algorithm.clip_low,
                 clip_high=algorithm.clip_high,
@@ -198,9 +212,11 @@ def run_solo_grpo(model: PreTrainedModel, task: Task, data: dict[str, Any], rank
                 max_answer_tokens=max_tokens,
                 reference_log_probs=token_log_probs(before, tokens, heat) if algorithm.kl_weight else None,
                 kl_weight=algorithm.kl_weight,
+                importance_level=algorithm.importance_level,
+                sequence_count=len(rows),
             )
             values.append(solo.learn(loss, progress.learning_rate()))
         if values:
             solo.say({name: sum(value[name] for value in values) / len(values) for name in values[0]})
-        progress.complete_step()
+        progress.complete_step(len(rounds))
     return solo

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.experiments.fusion.drawn import DRAWN, knobs
+from tests.unit.experiments.fusion.drawn import DRAWN, calm_knobs
 from tests.unit.experiments.fusion.fused_runs import GRPO, SERIES, SFT, STEPS, variant, variants
 from tests.unit.experiments.fusion.lora.lora_runs import SHAPES, run_fused, run_solo_grpo, run_solo_sft
 
@@ -49,8 +49,11 @@ def test_sft_members_of_other_ranks_and_alphas_go_the_ways_they_go_alone(lora_st
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_grpo_members_go_the_ways_they_go_alone(lora_study, width):
-    fused, solos = compare(lora_study, run_solo_grpo, variants(lora_study[0], SHORT_GRPO, width), lora_study[0])
-    assert all(max(fused.values(str(number), "train/reward")) > 0.0 for number in range(width))
+    datas = variants(lora_study[0], SHORT_GRPO, width)
+    fused, solos = compare(lora_study, run_solo_grpo, datas, lora_study[0])
+    for number, data in enumerate(datas):
+        worst = -1.0 if data["algorithm"].get("overlong_buffer") else 0.0  # of completions that are all wrong
+        assert max(fused.values(str(number), "train/reward")) > worst
     assert all(len(solo.series["train/loss"]) > 3 for solo in solos)
 
 
@@ -66,7 +69,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 8), st.floats(0.5, 32.0)), min_size=2,
 def compare_drawn(lora_study, algorithm, data):
     run_solo, shape = {"sft": (run_solo_sft, SFT), "grpo": (run_solo_grpo, SHORT_GRPO)}[algorithm]
     shapes = data.draw(SIZES)
-    datas = [variant(lora_study[0], shape, n, **data.draw(knobs(algorithm))) for n in range(len(shapes))]
+    datas = [variant(lora_study[0], shape, n, **data.draw(calm_knobs(algorithm))) for n in range(len(shapes))]
     compare(lora_study, run_solo, datas, lora_study[0], shapes)
 
 
