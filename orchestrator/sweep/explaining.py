@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from orchestrator import config
 from orchestrator.config import ConfigError
 
+# By how OmegaConf's refusal of a type ends: what would do.
+_BY_KIND = {
+    "to Float": "use a number such as 1e-3",
+    "to Integer": "use a whole number such as 8",
+    "not a valid bool (type str)": "use true or false",
+}
+
 
 def first_line(error: BaseException) -> str:
     """The first line of a message."""
@@ -46,7 +53,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if "not Optional" in text:
         return ConfigError(name, value, "it needs a value; leave the override out to keep its default")
     told = next((line for line in lines if line.startswith(("Value ", "Invalid value", "Cannot convert"))), lines[0])
-    return ConfigError(name, value, told)
+    instead = next((remedy for kind, remedy in _BY_KIND.items() if told.endswith(kind)), "")
+    return ConfigError(name, value, f"{told}; {instead}" if instead else told)
 
 
 def _fields_of(class_name: str) -> list[str]:

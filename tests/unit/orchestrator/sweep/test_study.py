@@ -79,7 +79,15 @@ def test_the_composed_config_is_printed_as_yaml_with_the_sweep_that_applies() ->
         ("packing=bestfit", "packing=bestfit: did you mean best_fit? there is: best_fit, dot_product"),
         ("optimizer.lrr=3", "optimizer.lrr=3: unknown key; did you mean lr?"),
         ("frobnicate=1", "frobnicate=1: unknown key"),
-        ("optimizer.lr=abc", "optimizer.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
+        (
+            "optimizer.lr=abc",
+            "optimizer.lr=abc: Value 'abc' of type 'str' could not be converted to Float; use a number",
+        ),
+        (
+            "algorithm.max_steps=1.5",
+            "algorithm.max_steps=1.5: Value '1.5' of type 'float' could not be converted to Integer; use a whole",
+        ),
+        ("fusion.refill=perhaps", "fusion.refill=perhaps: Value 'perhaps' is not a valid bool (type str); use true or"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: use a positive learning rate such as 1e-3"),
         ("optimizer.lr=1e-3,-1", "optimizer.lr=-1.0: use a positive learning rate such as 1e-3"),
         ("cluster.share_per_trial=1.5", "cluster.share_per_trial=1.5: use a fraction of a device"),
