@@ -10,10 +10,10 @@ from rich.console import Console
 from orchestrator.clock import SystemClock
 from orchestrator.config import AccessConfig, ConfigError
 from orchestrator.control.direct import DirectOperations
+from orchestrator.control.views import report_document
 from orchestrator.home import Home
 from orchestrator.ports import Store, StoreUnavailable
 from orchestrator.recovery import view
-from orchestrator.report.document import build_report
 from orchestrator.report.live import LiveView
 from orchestrator.report.progress import progress_of
 from orchestrator.report.table import print_tables
@@ -229,11 +229,9 @@ class _Run:
         return f"{line}; {len(others)} other studies are in this queue" if others else line
 
     def _report(self, study: Study) -> None:
-        trials, ledger = self._store.trials(study.study_id), self._store.allocations_about(study.study_id)
-        predictions = self._store.predictions(study.study_id)
         now = self._clock.now()
-        sharing = pairs_for_report(self._home, study, now)
-        print_tables(build_report(study, trials, ledger, now, predictions, sharing), self._console)
+        document = report_document(self._store, study, now, pairs_for_report(self._home, study, now))
+        print_tables(document, self._console)
         tracking = self._config["tracking"]
         tracker = build_tracker(
             tracking["name"], uri=tracking["uri"] or self._home.mlflow_uri, artifacts=self._home.artifacts

@@ -12,6 +12,7 @@ from orchestrator.control.logs import log_chunk
 from orchestrator.control.outlook import Outlook, is_served, outlook
 from orchestrator.ports import Store
 from orchestrator.report.document import build_report
+from orchestrator.report.gain import telling_stages
 from orchestrator.report.progress import best_of, device_kind, end_of
 from orchestrator.report.searched import search_entry
 from orchestrator.schema import Command, Study, TenantUse, Trial, TrialState
@@ -58,8 +59,9 @@ def studies_document(store: Store, at: float) -> list[Document]:
 def report_document(store: Store, study: Study, at: float, pairs: Sequence[Document] = ()) -> Document:
     """See `report.document`; `pairs` is its `sharing`."""
     study_id = study.study_id
-    predictions = store.predictions(study_id)
-    return build_report(study, store.trials(study_id), store.allocations_about(study_id), at, predictions, pairs)
+    trials, ledger = store.trials(study_id), store.allocations_about(study_id)
+    outcomes = store.completed_stages(telling_stages(trials))
+    return build_report(study, trials, ledger, at, store.predictions(study_id), pairs, outcomes)
 
 
 def _chosen(store: Store, target: str) -> tuple[list[str], str]:

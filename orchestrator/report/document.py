@@ -11,12 +11,13 @@ from orchestrator.accounting import charged, charges, own_and_beside, seats
 from orchestrator.redaction import redacted_override
 from orchestrator.report.estimates import estimate_errors
 from orchestrator.report.eta import eta_errors
+from orchestrator.report.gain import NO_OUTCOMES, base_accuracies, base_entry, gain_of
 from orchestrator.report.pareto import pareto_entry
 from orchestrator.report.per_hour import stage_seconds
 from orchestrator.report.regret import pruning_regret
 from orchestrator.report.searched import search_entry
 from orchestrator.report.verdict import groups_of, setting_entry, verdict_of
-from orchestrator.schema import NO_CHARGE, Allocation, Charge, Prediction, Study, Trial, TrialState
+from orchestrator.schema import NO_CHARGE, Allocation, Charge, Outcome, Prediction, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS, throughput
 
 Document = Mapping[str, Any]
@@ -29,10 +30,11 @@ def build_report(
     now: float,
     predictions: Sequence[Prediction] = (),
     sharing: Sequence[Mapping[str, Any]] = (),
+    outcomes: Mapping[str, Outcome] = NO_OUTCOMES,
 ) -> dict[str, Any]:
     """The document of a study as it stands at `now` [seconds since the epoch], running, paused or ended. `allocations`
     are the lines that are about it (`accounting.about`), `predictions` the first that were made of its trials,
-    `sharing` what was measured of work that shares a device (see README).
+    `sharing` what was measured of work that shares a device (see README), `outcomes` those of `gain.telling_stages`.
 
     Values that JSON can't express (NaN, infinities) become null. Deterministic: equal arguments give equal documents.
     """
@@ -42,7 +44,8 @@ def build_report(
     of_trial = charges(allocations, in_stacks, end)
     in_seats = sorted(trials, key=lambda trial: trial.number)
     ordered = [charged(trial, of_trial.get(trial.trial_id, NO_CHARGE)) for trial in in_seats]
-    settings = [{"algorithm": group.algorithm, **setting_entry(group)} for group in groups_of(ordered)]
+    bases = base_accuracies(ordered, outcomes)
+    settings = [{"algorithm": group.algorithm, **setting_entry(group, bases)} for group in groups_of(ordered)]
     document = {
         "study": {
             "id": study.study_id,
@@ -57,7 +60,11 @@ def build_report(
             "seconds": end - study.submitted_at,
             "trials_by_state": {str(state): sum(t.state is state for t in ordered) for state in TrialState},
         },
-        "trials": [_trial(trial, of_trial.get(trial.trial_id, NO_CHARGE), end) for trial in ordered],
+        "trials": [
+            {**_trial(trial, of_trial.get(trial.trial_id, NO_CHARGE), end), "gain": gain_of(trial, bases)}
+            for trial in ordered
+        ],
+        "base": base_entry(ordered, bases),
         "settings": settings,
         "pareto": pareto_entry(settings, study.config.get("report", {}).get("patience_s")),
         "throughput": throughput(ordered, own, end, beside),
@@ -67,7 +74,7 @@ def build_report(
         "sharing": list(sharing),
         "pruning_regret": pruning_regret(in_seats),
         "search": search_entry(study, ordered),
-        "verdict": verdict_of(ordered, stage_seconds(own, in_stacks, end)),
+        "verdict": verdict_of(ordered, stage_seconds(own, in_stacks, end), outcomes),
     }
     clean: dict[str, Any] = _finite(document)
     return clean

@@ -8,12 +8,13 @@ ABSENT: Final = "-"
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table as text. Columns named in `numbers` are set to the right."""
+    """A table as text. Columns named in `numbers` are set to the right; `notes` stand under it."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def percent(fraction: float | None) -> str:

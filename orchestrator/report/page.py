@@ -1,11 +1,11 @@
 """The report as one HTML file that needs no network: accuracy against GPU-seconds, and the tables."""
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import cycle
 from typing import Any, Final
 
+from orchestrator.colors import ALGORITHM_COLORS
 from orchestrator.report import table
 from orchestrator.report.document import Document
 from orchestrator.report.grid import Grid
@@ -14,19 +14,9 @@ from orchestrator.report.regret import regret_lines
 from orchestrator.report.searched import search_line
 from orchestrator.report.sharing import sharing_grid
 
-COLORS: Final[Mapping[str, str]] = {
-    "sft": "#1f77b4",
-    "grpo": "#d95f02",
-    "rejection_sft": "#17becf",
-    "distill": "#2ca02c",
-    "dpo": "#9467bd",
-    "dapo": "#e7298a",
-    "gspo": "#a6761d",
-    "rloo": "#bcbd22",
-    "r1_zero": "#ff7f0e",
-    "r1": "#d62728",
-}
-"""Of an algorithm's or a recipe's points, as in MLflow's charts (`tracking.mlflow.COLORS`); others get plotly's own."""
+INK: Final = "#1c2430"
+MUTED: Final = "#5a6675"
+"""Colours of `STYLE` that charts use too."""
 
 _SYMBOLS: Final = ("circle", "diamond", "square", "triangle-up")
 
@@ -39,9 +29,6 @@ _FIGURES: Final = (
     ("gpu_hours_held", "GPU-hours held"),
     ("stages_reused", "stages reused"),
 )
-
-# A number or an override may hold a full stop; a capital after a space begins a sentence.
-_SENTENCE_END: Final = re.compile(r"(?<=\.) (?=[A-Z])")
 
 STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
@@ -70,17 +57,17 @@ def html_page(document: Document) -> str:
     about = [study["id"], table.outcome(document), *study["sweep"]]
     body = [
         f"<h1>{escape(study['name'])}</h1>",
-        f'<p class="note">{escape(" · ".join(about))}</p>',
+        _note(" · ".join(about)),
         _verdict(document),
         _figures(document),
         *tables(table.comparison_grid(document)),
-        *(f'<p class="note">{escape(note)}</p>' for note in notes),
+        *map(_note, notes),
         _figure(document),
         *tables(table.outcome_grid(document), pareto_grid(document)),
         _pareto_figure(document),
         *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
-        *(f'<p class="note">{escape(line)}</p>' for line in table.eta_lines(document) + table.estimate_lines(document)),
-        *_early_stopping(document),
+        *_section("Estimates", table.eta_lines(document) + table.estimate_lines(document)),
+        *_section("Early stopping", regret_lines(document.get("pruning_regret"))),
         *_search(document),
         *errors,
     ]
@@ -93,13 +80,17 @@ def html_page(document: Document) -> str:
 
 def _verdict(document: Document) -> str:
     """The verdict with a line for every sentence, the first one as the headline."""
-    lines = _SENTENCE_END.split(document["verdict"]["text"])
+    lines = document["verdict"]["sentences"]
     return '<div class="verdict">' + "".join(f"<p>{escape(line)}</p>" for line in lines) + "</div>"
 
 
-def _early_stopping(document: Document) -> list[str]:
-    lines = regret_lines(document.get("pruning_regret"))
-    return ["<h2>Early stopping</h2>", *(f'<p class="note">{escape(line)}</p>' for line in lines)] if lines else []
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    """A heading and a paragraph a line; nothing without lines."""
+    return [f"<h2>{title}</h2>", *map(_note, lines)] if lines else []
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _search(document: Document) -> list[str]:
@@ -114,7 +105,7 @@ def _search(document: Document) -> list[str]:
         f"Its aim: to {search['direction']} {search['metric']}, a mean over a point's seeds.",
         f"Drawn, with seed {search['seed']}, from: {' '.join(search['space'])}",
     ]
-    return ["<h2>Search</h2>", *(f'<p class="note">{escape(line)}</p>' for line in lines)]
+    return _section("Search", lines)
 
 
 def _figures(document: Document) -> str:
@@ -147,13 +138,12 @@ def _figure(document: Document) -> str:
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
         font={"size": 13},
     )
-    starts = [t["metrics"]["start_accuracy"] for t in completed if t["metrics"].get("start_accuracy") is not None]
-    if starts:
-        mean = sum(starts) / len(starts)
+    base = document["base"]
+    if base["accuracy_mean"] is not None:
         figure.add_hline(
-            y=mean,
-            line={"dash": "dot", "width": 1, "color": "#5a6675"},
-            annotation_text=f"where the last stage started, mean {mean:.1%}",
+            y=base["accuracy_mean"],
+            line={"dash": "dot", "width": 1, "color": MUTED},
+            annotation_text=f"what gains are above ({' and '.join(base['stages'] or ()) or 'its start'})",
             annotation_position="top left",
         )
     plot: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
@@ -186,7 +176,7 @@ def _add_front(figure: Any, column: int, points: Sequence[Mapping[str, Any]], ax
     import plotly.graph_objects as go
 
     texts = [escape(f"{point['algorithm']} {' '.join(point['overrides'])}") for point in points]
-    colors = [COLORS.get(point["algorithm"], "#5a6675") for point in points]
+    colors = [ALGORITHM_COLORS.get(point["algorithm"], MUTED) for point in points]
     symbols = ["x" if point["in_time"] is False else "circle" for point in points]
     figure.add_trace(
         go.Scatter(
@@ -201,7 +191,7 @@ def _add_front(figure: Any, column: int, points: Sequence[Mapping[str, Any]], ax
         col=column,
     )
     line = sorted((point[axis], point["accuracy"]) for point in points if point[front])
-    style = {"shape": "hv", "width": 1, "color": "#1c2430"}
+    style = {"shape": "hv", "width": 1, "color": INK}
     steps = go.Scatter(x=[x for x, _ in line], y=[y for _, y in line], mode="lines", line=style, hoverinfo="skip")
     figure.add_trace(steps, row=1, col=column)
 
@@ -216,7 +206,7 @@ def _points(go: Any, algorithm: str, symbol: str, trials: list[Any]) -> Any:
         y=accuracy,
         error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
         mode="markers",
-        marker={"size": 10, "symbol": symbol, "color": COLORS.get(algorithm)},
+        marker={"size": 10, "symbol": symbol, "color": ALGORITHM_COLORS.get(algorithm)},
         name=algorithm,
         text=[escape(f"#{trial['number']} {' '.join(trial['overrides'])}") for trial in trials],
         hovertemplate="%{text}<br>%{y:.1%} for %{x:.1f} GPU-seconds<extra></extra>",
@@ -235,4 +225,5 @@ def _table(grid: Grid) -> str:
         "<tr>" + "".join(f"<td {mark}>{escape(cell)}</td>" for mark, cell in zip(marks, row, strict=True)) + "</tr>"
         for row in grid.rows
     )
-    return f'<h2>{escape(grid.title)}</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    notes = "".join(map(_note, grid.notes))
+    return f'<h2>{escape(grid.title)}</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{notes}'

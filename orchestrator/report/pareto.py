@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.report.grid import Grid, limits, milliseconds, number, percent
+from orchestrator.report.per_hour import SECONDS_PER_HOUR
 from orchestrator.report.searched import shortened
-
-SECONDS_PER_HOUR = 3600.0
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> frozenset[int]:
@@ -74,7 +73,7 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
     """One row per setting, the fastest first, marked where it stands on a front."""
     pareto = document["pareto"]
     patience_s = pareto["patience_s"]
-    header = ("algorithm", "setting", "acc %", "95 %", "p50 ms", "p95 ms", "GPU-h", "front")
+    header = ("algorithm", "setting", "acc %", "95 %", "p50 ms", "p95 ms", "GPU-s", "front")
     for_ever = float("inf")
     points = sorted(
         pareto["points"],
@@ -88,12 +87,12 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
             limits(point["accuracy_low"], point["accuracy_high"]),
             milliseconds(point["time_to_answer_p50_s"]),
             milliseconds(point["time_to_answer_p95_s"]),
-            number(point["gpu_hours"], 4),
+            number(point["gpu_hours"] * SECONDS_PER_HOUR, 1),
             _mark(point),
         )
         for point in points
     )
-    title = "Pareto fronts: accuracy against time to answer (time) and GPU-hours (cost)"
+    title = "Pareto fronts: accuracy against time to answer (time), GPU-seconds (cost)"
     if patience_s is not None:
         title += f"; who waits {patience_s:g} s has left before what is too late"
     return Grid(title, header, rows, frozenset(header[2:7]))

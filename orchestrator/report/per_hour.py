@@ -1,8 +1,9 @@
 """Which way of training finds most per GPU-hour, and how sure that is. Pure.
 
-What all compared trials of a seed begin with is nobody's merit and nobody's cost. A trial's *gain* is its test accuracy
+What all compared trials of a seed begin with is nobody's merit and nobody's cost. A trial's gain is its test accuracy
 above what they share; its *cost* is what its other stages held, each whole, although others may have waited for it too:
-what the recipe would have held alone. So a shared teacher is paid for in full by its student.
+what the recipe would have held alone. So a shared teacher is paid for in full by its student. (`gain.py` asks what all
+trials share, not just those of the best settings, which are compared here: where a warm-up is swept too, that is less.)
 
 *RL* is training by reinforcement alone, *SFT* supervised fine-tuning alone, behind what all share; a recipe that does
 both is neither.
@@ -14,6 +15,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from orchestrator.accounting import Seat
+from orchestrator.report.gain import measured_starts, shared_stages
 from orchestrator.report.intervals import Interval, mean_interval
 from orchestrator.schema import Allocation, Stage, Trial
 from orchestrator.schema.training import ALGORITHMS, GrpoConfig, SftConfig
@@ -21,8 +23,9 @@ from orchestrator.schema.training import ALGORITHMS, GrpoConfig, SftConfig
 SECONDS_PER_HOUR: Final = 3600.0
 
 BUDGETS_NOTE: Final = (
-    "Points per GPU-hour fall the longer anything is trained, so they compare the budgets as they were set, not the "
-    "methods at their best: a recipe that trains for longer and reaches more may find less per GPU-hour."
+    "Points per GPU-hour are a rate, not what an hour would bring: they fall the longer anything is trained, so they "
+    "compare the budgets as they were set, not the methods at their best. A recipe that trains for longer and reaches "
+    "more may find less per GPU-hour."
 )
 
 
@@ -82,16 +85,6 @@ def algorithm_of(trial: Trial, stage: Stage) -> str:
     return str(stage.config.get("algorithm", {}).get("name", trial.variant.algorithm))
 
 
-def shared_stages(trials: Sequence[Trial]) -> tuple[Stage, ...]:
-    """The stages that all trials begin with, up to the one before the shortest's last."""
-    first, *others = (trial.variant.stages for trial in trials)
-    most = min(map(len, (first, *others))) - 1
-    same = 0
-    while same < most and all(stages[same].key == first[same].key for stages in others):
-        same += 1
-    return first[:same]
-
-
 def per_hour_sentences(entry: Mapping[str, Any] | None, shown: Mapping[str, str]) -> list[str]:
     """The entry in words, with the names as they are `shown`; none without an entry."""
     if entry is None:
@@ -101,7 +94,8 @@ def per_hour_sentences(entry: Mapping[str, Any] | None, shown: Mapping[str, str]
     lines = [
         f"Per GPU-hour that a recipe would hold alone, beyond what all share, {shown[comparison['leader']]} "
         f"{'finds most' if comparison['excludes_zero'] else 'is ahead, not surely'}: {'; '.join(parts)}; its lead over "
-        f"{shown[comparison['runner_up']]} is {_rate(comparison['difference'])}{_limits(comparison, 'difference')}."
+        f"{shown[comparison['runner_up']]} is {_rate(comparison['difference'])}{_limits(comparison, 'difference')}"
+        f"{'' if comparison['difference_low'] is not None else '; of one seed nobody can say how sure that is'}."
     ]
     if claim is not None:
         answer = "undecided" if not claim["excludes_zero"] else "yes" if claim["difference"] > 0 else "no"
@@ -118,21 +112,11 @@ def _yields(group: Sequence[Trial], trials: Sequence[Trial], held: Mapping[str, 
     for trial in group:
         of_seed = [other for other in trials if other.variant.seed == trial.variant.seed]
         shared = shared_stages(of_seed)
-        start = _accuracy_behind(shared[-1].key if shared else "", of_seed)
+        start = measured_starts(of_seed).get(shared[-1].key if shared else "")
         costs = [held.get(stage.key, 0.0) for stage in trial.variant.stages[len(shared) :]]
         if start is not None and all(costs):
             found.append(Yield(trial.variant.seed, trial.metrics["accuracy"] - start, sum(costs)))
     return found
-
-
-def _accuracy_behind(key: str, trials: Sequence[Trial]) -> float | None:
-    """The test accuracy of a stage's output ("": of new weights), as whoever's last stage began there measured it."""
-    for trial in trials:
-        last = trial.variant.stages[-1]
-        new_weights = key and last.config.get("algorithm", {}).get("fresh", False)
-        if last.parent_key == key and not new_weights and "start_accuracy" in trial.metrics:
-            return trial.metrics["start_accuracy"]
-    return None
 
 
 def _entry(name: str, kind: str, yields: Sequence[Yield]) -> dict[str, Any]:
@@ -171,4 +155,4 @@ def _rate(fraction: float) -> str:
 
 def _limits(entry: Mapping[str, Any], name: str = "") -> str:
     low, high = (entry[f"{name}_{end}" if name else end] for end in ("low", "high"))
-    return " (one seed: nobody can say how sure)" if low is None else f" [{100 * low:+,.0f}, {100 * high:+,.0f}]"
+    return "" if low is None else f" [{100 * low:+,.0f}, {100 * high:+,.0f}]"

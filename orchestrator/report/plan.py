@@ -1,11 +1,13 @@
 """What a dry run shows: the variants of a sweep, the stages they share, and what each asks of a device."""
 
 from collections import Counter
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
+from orchestrator.report.grid import Grid
 from orchestrator.report.searched import shortened
+from orchestrator.report.table import print_grid
 from orchestrator.schema import DeviceKind
 from orchestrator.search.asking import budget
 from orchestrator.search.searching import StudySearch
@@ -13,6 +15,8 @@ from orchestrator.submission import Submission
 from orchestrator.sweep import Choices, Dimension, Space
 
 FIRST_POINTS = 5
+
+ASKED_NOTE: Final = "share, GiB: of each of its devices."
 
 
 def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> None:
@@ -25,23 +29,23 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
     stages = {stage.key: stage for variant in submission.variants for stage in variant.stages}
     users = Counter(stage.key for variant in submission.variants for stage in variant.stages)
     overrides = {variant.key: " ".join(variant.overrides) for variant in submission.variants}
-    table = Table(title=f"{submission.name}: {len(submission.variants)} variants, {len(stages)} stage runs")
-    for column in ("stage", "key", "trials", "steps", "devices", "share", "memory", "overrides"):
-        table.add_column(column, justify="right" if column in ("trials", "steps", "devices", "share") else "left")
-    for key, stage in sorted(stages.items(), key=lambda item: -users[item[0]]):
-        demand = demands[key]
-        table.add_row(
+    header = ("stage", "key", "trials", "steps", "devices", "share", "GiB", "overrides")
+    rows = tuple(
+        (
             stage.name,
             key[:8],
             str(users[key]),
             f"<= {stage.budget_steps}",
-            str(demand.devices),
-            f"{demand.share:g}",
-            f"{demand.memory_bytes / 2**30:.2f} GiB",
+            str(demands[key].devices),
+            f"{demands[key].share:g}",
+            f"{demands[key].memory_bytes / 2**30:.2f}",
             overrides.get(key, "shared"),
         )
+        for key, stage in sorted(stages.items(), key=lambda item: -users[item[0]])
+    )
+    title = f"{submission.name}: {len(submission.variants)} variants, {len(stages)} stage runs"
     console = Console()
-    console.print(table)
+    print_grid(Grid(title, header, rows, frozenset(header[2:7]), (ASKED_NOTE,)), console)
     saved = sum(users.values()) - len(stages)
     console.print(f"{saved} of {sum(users.values())} stage runs are saved by sharing. Nothing was started.")
 
@@ -49,13 +53,10 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
 def _print_search(submission: Submission, space: Space) -> None:
     search = submission.config["search"]
     points, seeds = budget(space, search), len(space.seeds)
-    table = Table(title=f"{submission.name}: {search['name']} search over {len(space.dimensions)} dimensions")
-    for column in ("dimension", "drawn from"):
-        table.add_column(column)
-    for dimension in space.dimensions:
-        table.add_row(dimension.key, _drawn_from(dimension))
+    title = f"{submission.name}: {search['name']} search over {len(space.dimensions)} dimensions"
+    rows = tuple((dimension.key, _drawn_from(dimension)) for dimension in space.dimensions)
     console = Console()
-    console.print(table)
+    print_grid(Grid(title, ("dimension", "drawn from"), rows), console)
     of_seeds = f" x {seeds} seeds ({' '.join(space.seeds)})" if seeds > 1 else ""
     console.print(
         f"Budget: {points} points{of_seeds} = {points * seeds} trials; {search['direction']} {search['metric']}."

@@ -43,7 +43,7 @@ def progress_of(state: SchedulerState, study_id: str, now: float) -> Progress:
 def _joined(state: SchedulerState, snapshot: Snapshot) -> Sequence[Request]:
     """The queue with those joined that will train as one program, as wide as such programs are tried by default."""
     waiting = tuple(snapshot.queue)
-    return Fusion().join(snapshot.room, state.widths, waiting).requests if state.fuses else waiting
+    return Fusion().join(snapshot, state.widths, waiting).requests if state.fuses else waiting
 
 
 def progress_in(status: Mapping[str, Any], study_id: str, now: float) -> Progress:

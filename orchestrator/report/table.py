@@ -1,9 +1,9 @@
 """The report's document as tables for people, on a terminal or as Markdown.
 
-Rows first become plain text (`comparison_rows` and friends), so that every form shows the same numbers.
+Rows first become plain text (`comparison_grid` and others), so that every form shows the same numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.document import Document
+from orchestrator.report.gain import base_notes
 from orchestrator.report.grid import ABSENT, Grid, gain, kilobytes, limits, mebibytes, milliseconds, number, percent
 from orchestrator.report.pareto import pareto_grid
 from orchestrator.report.regret import regret_lines
@@ -22,6 +23,17 @@ LEAST_TEXT_WIDTH: Final = 18
 """A text column narrower than this folds into a ribbon that no one reads."""
 
 _GAP: Final = 1
+
+COMPARISON_NOTE: Final = (
+    "GPU-s: GPU-seconds held per trial, its part of shared stages included; tok/ans, ms/ans: tokens of an answer, and "
+    "the median time to it."
+)
+OUTCOME_NOTE: Final = (
+    "p95 ms: time to an answer, 95th percentile; 1st ms: to its first token; tok/s: tokens behind that a second; KV B: "
+    "bytes of cache a token; kB: the weights; MiB: peak memory of the last stage."
+)
+ACTIVE_NOTE: Final = "active: parameters that a token is multiplied by."
+LOAD_NOTE: Final = "load p95 ms: as p95 ms, with all requests at once."
 
 CPU_NOTE: Final = (
     "device_kind=cpu: one CPU core stands in for a GPU, so a GPU-second is a core-second and a GPU-hour a core-hour."
@@ -46,7 +58,7 @@ def comparison_grid(document: Document) -> Grid:
         for entry in _settings(document)
     )
     title = "Comparison on held-out test problems (means over seeds, interval over seeds)"
-    return Grid(title, header, rows, frozenset(header[2:]))
+    return Grid(title, header, rows, frozenset(header[2:]), (COMPARISON_NOTE, *base_notes(document["base"])))
 
 
 def outcome_grid(document: Document) -> Grid:
@@ -77,7 +89,8 @@ def outcome_grid(document: Document) -> Grid:
         for entry in _settings(document)
         if entry["kv_bytes_per_token_mean"] is not None
     )
-    return Grid("What answers cost (means over seeds)", header, rows, frozenset(header[2:]))
+    notes = (OUTCOME_NOTE, *((ACTIVE_NOTE,) if idle else ()), *((LOAD_NOTE,) if under_load else ()))
+    return Grid("What answers cost (means over seeds)", header, rows, frozenset(header[2:]), notes)
 
 
 def trial_grid(document: Document) -> Grid:
@@ -137,22 +150,26 @@ def estimate_lines(document: Document) -> list[str]:
     """How good the estimates of memory and duration were, a line each; none where nothing was measured."""
     estimates = document["estimates"]
     lines = [
-        f"Memory estimate ({part['source'] or 'unknown'}) / peak: median {part['ratio_median']:.2f}, from "
-        f"{part['ratio_low']:.2f} to {part['ratio_high']:.2f} in {part['runs']} runs."
+        f"Memory, estimate ({part['source'] or 'unknown'}) / measured peak: {part['ratio_median']:.2f} {_of_runs(part)}"
+        + (f", from {part['ratio_low']:.2f} to {part['ratio_high']:.2f}." if part["runs"] > 1 else ".")
         for part in estimates["memory_by_source"]
     ]
     duration, busy = estimates["duration"], estimates["utilisation"]
     if duration["runs"]:
-        inside = (
-            "" if duration["inside"] is None else f"; {100 * duration['inside']:.0f} % inside their interval of 90 %"
-        )
+        inside = "" if duration["inside"] is None else f"; {100 * duration['inside']:.0f} % within their 90 % interval"
+        worst = f", {100 * duration['error_worst']:.0f} % at worst" if duration["runs"] > 1 else ""
         lines.append(
-            f"Expected hold of {duration['runs']} runs: off by {100 * duration['error_median']:.0f} % in the median, "
-            f"{100 * duration['error_worst']:.0f} % at worst{inside}."
+            f"Duration, as expected at the start: off by {100 * duration['error_median']:.0f} % {_of_runs(duration)}"
+            f"{worst}{inside}."
         )
     if busy["runs"]:
-        lines.append(f"Utilisation: {100 * busy['mean']:.0f} % of their share on average over {busy['runs']} runs.")
+        where = f"in the mean of {busy['runs']} runs" if busy["runs"] > 1 else "in 1 run"
+        lines.append(f"Utilisation: busy for {100 * busy['mean']:.0f} % of the share of devices held, {where}.")
     return lines
+
+
+def _of_runs(part: Mapping[str, Any]) -> str:
+    return f"in the median of {part['runs']} runs" if part["runs"] > 1 else "in 1 run"
 
 
 def failures(document: Document) -> list[tuple[str, str]]:
@@ -183,8 +200,10 @@ def render(document: Document) -> RenderableType:
         parts.append(Text(f"Search: {search_line(search)}."))
     for name, error in failures(document):
         parts.append(Text(f"{name} failed: {error}", style="red"))
-    parts.append(Text(document["verdict"]["text"], style="bold"))
-    parts += [Text(note, style="dim") for note in document["verdict"]["notes"]]
+    headline, *sentences = document["verdict"]["sentences"]
+    parts += [Text(headline, style="bold"), *(Text(sentence) for sentence in sentences)]
+    if notes := document["verdict"]["notes"]:
+        parts += ["", *(Text(note, style="dim") for note in notes)]
     return Group(*parts)
 
 
@@ -203,7 +222,8 @@ def markdown(document: Document) -> str:
     lines = [f"# {heading(document)}", ""]
     if document["study"]["device_kind"] == "cpu":
         lines += [CPU_NOTE, ""]
-    lines += [document["verdict"]["text"], ""]
+    headline, *sentences = document["verdict"]["sentences"]
+    lines += [f"**{headline}**", "", *(f"- {sentence}" for sentence in sentences), ""]
     if search := document.get("search"):
         lines += [f"Search: {search_line(search)}.", ""]
     lines += [line for note in document["verdict"]["notes"] for line in (note, "")]
@@ -211,6 +231,7 @@ def markdown(document: Document) -> str:
     for grid in (*grids, sharing_grid(document.get("sharing", ()))):
         if grid.rows:
             lines += [f"## {grid.title}", "", *_markdown_table(grid), ""]
+            lines += [line for note in grid.notes for line in (note, "")]
     lines += [line for eta in eta_lines(document) for line in (eta, "")]
     if regret := regret_lines(document.get("pruning_regret")):
         lines += ["## Early stopping", "", *(f"- {line}" for line in regret), ""]
@@ -228,7 +249,6 @@ def _settings(document: Document) -> list[Mapping[str, Any]]:
 def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
     # What an unfinished trial carries are the numbers of the stage before: not its own result.
     metrics = trial["metrics"] if trial["state"] == "completed" else {}
-    accuracy, start = metrics.get("accuracy"), metrics.get("start_accuracy")
     overrides = [text for text in trial["overrides"] if not text.startswith("algorithm=")]
     return (
         str(trial["number"]),
@@ -236,9 +256,9 @@ def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
         shortened(overrides) or ABSENT,
         trial["state"],
         percent(metrics.get("dev_accuracy")),
-        percent(accuracy),
+        percent(metrics.get("accuracy")),
         limits(metrics.get("accuracy_low"), metrics.get("accuracy_high")),
-        gain(None if accuracy is None or start is None else accuracy - start),
+        gain(trial["gain"]),
         number(trial["gpu_seconds"], 1),
         str(len(trial["reused_stages"])),
     )
@@ -253,7 +273,11 @@ class _Fitting:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._least_width() <= options.max_width:
             yield _rich(self._grid)
-            return
+        else:
+            yield from self._lines()
+        yield from (Text(note, style="dim") for note in self._grid.notes)
+
+    def _lines(self) -> Iterator[Text]:
         yield Text(self._grid.title, style="italic")
         for row in self._grid.rows:
             cells = zip(self._grid.header, row, strict=True)

@@ -2,8 +2,7 @@
 
 A group is the trials of one algorithm, or of one recipe with algorithms of its own, whose overrides differ in the seed
 only; below both are called algorithms. The winner of an algorithm is chosen by
-`dev_accuracy` and reported by `accuracy`, on test problems that no choice has looked at. `start_accuracy` is the test
-accuracy of the weights that the trial's last stage started from: the warm-up's, in a recipe that has one.
+`dev_accuracy` and reported by `accuracy`, on test problems that no choice has looked at.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +11,11 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any, Final
 
+from orchestrator.report.gain import NO_OUTCOMES, base_accuracies, bases_of, gain_of
 from orchestrator.report.intervals import Interval, mean_interval, newcombe_difference
 from orchestrator.report.per_hour import BUDGETS_NOTE, algorithm_of, per_hour_entry, per_hour_sentences
 from orchestrator.report.searched import shortened
-from orchestrator.schema import Trial, TrialState
+from orchestrator.schema import Outcome, Trial, TrialState
 from orchestrator.schema.training import ALGORITHMS, DpoConfig, GrpoConfig, RejectionSftConfig
 
 OUTCOMES: Final = (
@@ -76,14 +76,19 @@ def groups_of(trials: Sequence[Trial]) -> list[Group]:
     return [Group(algorithm, setting, tuple(found)) for (algorithm, setting), found in members.items()]
 
 
-def verdict_of(trials: Sequence[Trial], held: Mapping[str, float] = MappingProxyType({})) -> dict[str, Any]:
+def verdict_of(
+    trials: Sequence[Trial],
+    held: Mapping[str, float] = MappingProxyType({}),
+    outcomes: Mapping[str, Outcome] = NO_OUTCOMES,
+) -> dict[str, Any]:
     """The `verdict` of a report; its fields are described in the README beside this file. `held`: device-seconds of
-    stages by key (see `per_hour.stage_seconds`)."""
+    stages by key (see `per_hour.stage_seconds`); `outcomes`: see `gain.base_accuracies`."""
+    bases = base_accuracies(trials, outcomes)
     by_algorithm: dict[str, list[Group]] = {}
     for group in groups_of(trials):
         by_algorithm.setdefault(group.algorithm, []).append(group)
     best = {name: _best_group(found) for name, found in by_algorithm.items()}
-    entries = {name: _entry(_best_trial(found), best[name]) for name, found in sorted(by_algorithm.items())}
+    entries = {name: _entry(_best_trial(found), best[name], bases) for name, found in sorted(by_algorithm.items())}
     ranking = sorted(best, key=lambda name: (-best[name].accuracy, name))
     comparison = None
     if len(ranking) > 1:
@@ -92,12 +97,14 @@ def verdict_of(trials: Sequence[Trial], held: Mapping[str, float] = MappingProxy
     level = comparison is not None and comparison["difference"] == 0.0
     per_hour = per_hour_entry({name: best[name].trials for name in ranking}, held)
     sentences = per_hour_sentences(per_hour, {name: shown(name) for name in ranking})
-    gains = {each["algorithm"]: each["gain"] for each in per_hour["ranking"]} if per_hour else {}
-    accounts = [_account(name, entries[name], gains.get(name)) for name in ranking]
+    since = "what all share" if len(ranking) > 1 and all(bases_of(trials).values()) else "its start"
+    accounts = [_account(name, entries[name], since, rated=per_hour is not None) for name in ranking]
+    told = [_opening(ranking, comparison), *_best_trials_sentence(comparison), *sentences, *accounts]
     return {
         "winner": ranking[0] if ranking and not level else None,
         "settled": comparison is not None and comparison["excludes_zero"],
-        "text": " ".join([_opening(ranking, comparison), *sentences, *accounts]),
+        "text": " ".join(told),
+        "sentences": told,
         "algorithms": entries,
         "comparison": comparison,
         "per_gpu_hour": per_hour,
@@ -125,30 +132,30 @@ def _best_group(groups: Sequence[Group]) -> Group:
     return max(groups, key=lambda group: (fmean(_dev(trial) for trial in group.trials), -group.trials[0].number))
 
 
-def _entry(best: Trial, group: Group) -> dict[str, Any]:
-    return {"best_trial": _trial_entry(best), "best_setting": setting_entry(group)}
+def _entry(best: Trial, group: Group, bases: Mapping[str, float]) -> dict[str, Any]:
+    return {"best_trial": _trial_entry(best, bases), "best_setting": setting_entry(group, bases)}
 
 
-def _trial_entry(trial: Trial) -> dict[str, Any]:
+def _trial_entry(trial: Trial, bases: Mapping[str, float]) -> dict[str, Any]:
     names = ("dev_accuracy", "accuracy", "accuracy_low", "accuracy_high", "start_accuracy")
     measured: dict[str, float | None] = {name: trial.metrics.get(name) for name in names}
-    start = measured["start_accuracy"]
     return {
         "id": trial.trial_id,
         "number": trial.number,
         "overrides": list(trial.variant.overrides),
         **measured,
-        "gain": None if start is None else trial.metrics["accuracy"] - start,
+        "gain": gain_of(trial, bases),
         "gpu_seconds": trial.gpu_seconds,
     }
 
 
-def setting_entry(group: Group) -> dict[str, Any]:
-    """One group's means over its seeds; accuracy with Student's 95 % limits over seeds, null for a single seed."""
+def setting_entry(group: Group, bases: Mapping[str, float]) -> dict[str, Any]:
+    """One group's means over its seeds; accuracy with Student's 95 % limits over seeds, null for a single seed.
+    `bases`: see `gain.base_accuracies`."""
     accuracies = group.values("accuracy")
     spread = mean_interval(accuracies)
-    start = group.mean("start_accuracy")
-    gain = None if start is None else group.accuracy - start
+    gains = [gain for trial in group.trials if (gain := gain_of(trial, bases)) is not None]
+    gain = fmean(gains) if gains else None
     gpu_seconds = fmean(trial.gpu_seconds for trial in group.trials)
     return {
         "overrides": list(group.setting),
@@ -157,7 +164,7 @@ def setting_entry(group: Group) -> dict[str, Any]:
         "accuracy_stdev": stdev(accuracies) if len(accuracies) > 1 else None,
         "accuracy_low": None if spread is None else max(0.0, spread.low),
         "accuracy_high": None if spread is None else min(1.0, spread.high),
-        "start_accuracy_mean": start,
+        "start_accuracy_mean": group.mean("start_accuracy"),
         "gain_mean": gain,
         "gpu_seconds_mean": gpu_seconds,
         "gain_per_gpu_second": gain / gpu_seconds if gain is not None and gpu_seconds > 0.0 else None,
@@ -255,28 +262,30 @@ def _opening(ranking: Sequence[str], comparison: Mapping[str, Any] | None) -> st
         return f"{text}; no intervals were measured, so nobody can say how sure that is."
     low, high = comparison["difference_low"], comparison["difference_high"]
     text += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, {comparison['method']}: {comparison['basis']})"
-    text += "." if comparison["excludes_zero"] else "; zero is not excluded, so more seeds are needed to settle it."
-    return text + _best_trials_sentence(comparison)
+    undecided = "" if comparison["excludes_zero"] else "; zero is not excluded, so more seeds are needed to settle it"
+    return f"{text}{undecided}."
 
 
-def _best_trials_sentence(comparison: Mapping[str, Any]) -> str:
+def _best_trials_sentence(comparison: Mapping[str, Any] | None) -> list[str]:
+    if comparison is None or comparison["method"] == "none" or comparison["best_trials"] is None:
+        return []
     best = comparison["best_trials"]
-    if best is None:
-        return ""
     overlap = "overlap" if best["intervals_overlap"] else "do not overlap"
+    if comparison["method"] == "newcombe":
+        return [f"The own intervals of the two trials {overlap}."]
     limits = f"{100 * best['difference_low']:+.1f} to {100 * best['difference_high']:+.1f}"
-    return (
-        f" The best trials differ by {_points(best['difference'])} (95 % interval {limits}, newcombe); their own "
+    return [
+        f"The best trials differ by {_points(best['difference'])} (95 % interval {limits}, newcombe); their own "
         f"intervals {overlap}."
-    )
+    ]
 
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f} points"
 
 
-def _account(name: str, entry: Mapping[str, Any], gain: float | None) -> str:
-    """`gain`: above what all compared trials share, where that is known; else a last stage's own is told."""
+def _account(name: str, entry: Mapping[str, Any], since: str, *, rated: bool) -> str:
+    """`since`: what gains are above. `rated`: it was said already what is found per GPU-hour."""
     setting, best = entry["best_setting"], entry["best_trial"]
     seeds = len(setting["seeds"])
     spread = "" if setting["accuracy_stdev"] is None else f" ± {100 * setting['accuracy_stdev']:.1f}"
@@ -284,10 +293,9 @@ def _account(name: str, entry: Mapping[str, Any], gain: float | None) -> str:
         f"{shown(name)}: best setting {shortened(setting['overrides']) or 'as composed'}, "
         f"{100 * setting['accuracy_mean']:.1f}{spread} % over {seeds} seed{'s' if seeds != 1 else ''}"
     )
-    since, points = ("its start", setting["gain_mean"]) if gain is None else ("what all share", gain)
-    if points is not None:
-        text += f", {100 * abs(points):.1f} points {'above' if points >= 0 else 'BELOW'} {since}"
-    if gain is None and setting["gain_per_gpu_second"] is not None:
+    if (gain := setting["gain_mean"]) is not None:
+        text += f", {100 * abs(gain):.1f} points {'above' if gain >= 0 else 'BELOW'} {since}"
+    if not rated and setting["gain_per_gpu_second"] is not None:
         text += f", {100 * setting['gain_per_gpu_second']:+.2f} points per GPU-second"
     text += f"; best trial by dev accuracy #{best['number']}: {100 * best['accuracy']:.1f} %"
     if best["accuracy_low"] is not None and best["accuracy_high"] is not None:

@@ -223,7 +223,7 @@ class Service:
             policies=build_policies(self._config),
             max_attempts=self._config["cluster"]["max_attempts"],
             finish=lambda study, trials, ledger, predictions: finish_study(
-                self._home, study, trials, ledger, predictions
+                self._home, study, trials, ledger, predictions, self._store.completed_stages
             ),
             term=term,
             pause=pause,

@@ -2,33 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import optuna
 
 Value = bool | int | float | str
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Real:
-    """A knob between two numbers, both possible."""
+class Between(Generic[N]):
+    """A knob between two numbers, both possible. `log`: each order of magnitude is as likely as any other."""
 
-    low: float
-    high: float
+    low: N
+    high: N
     log: bool = False
+
+
+class Real(Between[float]):
+    """Any number between the two."""
+
+    __slots__ = ()
 
     def suggest(self, trial: "optuna.Trial", name: str) -> Value:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
-    """A knob that is a whole number between two, both possible."""
+class Whole(Between[int]):
+    """Whole numbers only."""
 
-    low: int
-    high: int
-    log: bool = False
+    __slots__ = ()
 
     def suggest(self, trial: "optuna.Trial", name: str) -> Value:
         return trial.suggest_int(name, self.low, self.high, log=self.log)

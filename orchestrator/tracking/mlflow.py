@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.colors import ALGORITHM_COLORS
 from orchestrator.ports import TrackingUnavailable
 from orchestrator.redaction import redacted_text
 from orchestrator.schema import NO_CHARGE, Charge, JournalEntry, Study, Trial
@@ -43,20 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S: Final = 3.0
-
-COLORS: Final[Mapping[str, str]] = {
-    "sft": "#1f77b4",
-    "grpo": "#d95f02",
-    "rejection_sft": "#17becf",
-    "distill": "#2ca02c",
-    "dpo": "#9467bd",
-    "dapo": "#e7298a",
-    "gspo": "#a6761d",
-    "rloo": "#bcbd22",
-    "r1_zero": "#ff7f0e",
-    "r1": "#d62728",
-}
-"""Of the runs of an algorithm, in charts and lists; others get a colour of MLflow's own per run."""
 
 CHANGED_PARAMS_TAG: Final = "changed params"
 """MLflow's params can't change; what an extension changed stands in this tag, and in `config.yaml`."""
@@ -250,7 +237,7 @@ class MlflowTracker:
 
     def _open_trial(self, study: Study, trial: Trial) -> _KnownRun:
         parent = {"mlflow.parentRunId": self._parent(study).run_id}
-        color = COLORS.get(trial.variant.algorithm)
+        color = ALGORITHM_COLORS.get(trial.variant.algorithm)
         look = {} if color is None else {"mlflow.runColor": color}
         tags = {**runs.trial_tags(study, trial), **runs.state_tags(trial), **_SOURCE_TAGS, **parent, **look}
         known = self._study(study)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.colors import ALGORITHM_COLORS
 from orchestrator.ports import Tracker
 from orchestrator.schema import Charge, JournalEntry, JournalKind, Study, Trial, TrialState
 from orchestrator.throughput import EXPLANATIONS
 from orchestrator.tracking import build_tracker
 from orchestrator.tracking.memory import MemoryTracker
-from orchestrator.tracking.mlflow import CHANGED_PARAMS_TAG, COLORS
+from orchestrator.tracking.mlflow import CHANGED_PARAMS_TAG
 from orchestrator.tracking.mlflow_client import MAX_TAG_CHARS
 from orchestrator.tracking.runs import NoRun
 from tests.unit.orchestrator.builders import study, warm_started
@@ -552,7 +553,7 @@ class MlflowContract(TrackerContract):
     def test_the_runs_of_an_algorithm_share_a_colour(self, tracker: Tracker) -> None:
         tracker.study_started(a_study())
         tracker.trial_changed(a_study(), a_trial())
-        assert self.seen(tracker).runs["study-1-0000"].tags["mlflow.runColor"] == COLORS["grpo"]
+        assert self.seen(tracker).runs["study-1-0000"].tags["mlflow.runColor"] == ALGORITHM_COLORS["grpo"]
 
 
 @pytest.fixture(scope="module")

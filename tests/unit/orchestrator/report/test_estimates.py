@@ -94,12 +94,32 @@ def test_the_report_says_it_in_words(trials: list[Trial]) -> None:
     )
     document = build_report(a_study(), trials, [line], now=1e9)
     assert table.estimate_lines(document) == [
-        "Memory estimate (measured) / peak: median 1.15, from 1.15 to 1.15 in 1 runs.",
-        "Expected hold of 1 runs: off by 20 % in the median, 20 % at worst; 100 % inside their interval of 90 %.",
-        "Utilisation: 90 % of their share on average over 1 runs.",
+        "Memory, estimate (measured) / measured peak: 1.15 in 1 run.",
+        "Duration, as expected at the start: off by 20 % in 1 run; 100 % within their 90 % interval.",
+        "Utilisation: busy for 90 % of the share of devices held, in 1 run.",
     ]
     for text in table.estimate_lines(document):
         assert f"- {text}" in table.markdown(document)
+
+
+def test_of_several_runs_it_says_the_median_and_the_worst(trials: list[Trial]) -> None:
+    lines = [
+        ran(
+            trial,
+            estimated_memory_bytes=ratio,
+            peak_memory_bytes=100,
+            estimated_from="measured",
+            utilisation=busy,
+            **expecting(expected_s),
+        )
+        for trial, ratio, busy, expected_s in zip(trials[:2], (110, 130), (0.8, 0.9), (12.0, 16.0), strict=True)
+    ]
+    assert table.estimate_lines(build_report(a_study(), trials, lines, now=1e9)) == [
+        "Memory, estimate (measured) / measured peak: 1.20 in the median of 2 runs, from 1.10 to 1.30.",
+        "Duration, as expected at the start: off by 40 % in the median of 2 runs, 60 % at worst; "
+        "50 % within their 90 % interval.",
+        "Utilisation: busy for 85 % of the share of devices held, in the mean of 2 runs.",
+    ]
 
 
 def test_without_a_measurement_the_report_has_no_such_section(trials: list[Trial]) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.accounting import Seat
-from orchestrator.report.per_hour import kind_of, per_hour_entry, shared_stages, stage_seconds
+from orchestrator.report.gain import shared_stages
+from orchestrator.report.per_hour import kind_of, per_hour_entry, stage_seconds
 from orchestrator.report.verdict import verdict_of
 from orchestrator.schema import Stage, Trial
 from tests.unit.orchestrator.builders import stage, variant
