@@ -195,23 +195,28 @@ def grpo_loss(
     lowest, highest = 1.0 - clip_low, 1.0 + clip_high
     by_sequence = importance_level is ImportanceLevel.sequence
     per_token, ratio = clipped_surrogate(log_probs, old_log_probs, advantages, mask, lowest, highest, by_sequence)
-    with torch.no_grad():
-        tokens = mask.sum().clamp(min=1)
-        below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
-        low, high = below.sum() / tokens, above.sum() / tokens
-        stats = {
-            "ratio": ratio.masked_fill(padding, 0.0).sum() / tokens,
-            "clip_fraction": low + high,
-            "clip_low_fraction": low,
-            "clip_high_fraction": high,
-        }
+    stats = _ratio_means(ratio, advantages, mask, lowest, highest)
     if reference_log_probs is not None:
         kl = k3_kl(log_probs.masked_fill(padding, 0.0), reference_log_probs.masked_fill(padding, 0.0))
-        stats["kl"] = kl.detach().sum() / tokens
+        stats["kl"] = kl.detach().sum() / mask.sum().clamp(min=1)
         if kl_weight != 0.0:
             per_token = per_token + kl_weight * kl
     loss = _aggregate(per_token, mask, aggregation, max_answer_tokens, token_count, sequence_count)
     return loss, stats
+
+
+@torch.no_grad()
+def _ratio_means(ratio: Tensor, advantages: Tensor, mask: Tensor, lowest: float, highest: float) -> dict[str, Tensor]:
+    """The ratio, and what the clip leaves without gradient, as means over the answer tokens; see `grpo_loss`."""
+    tokens = mask.sum().clamp(min=1)
+    below, above = clipped_tokens(ratio, advantages, mask, lowest, highest)
+    low, high = below.sum() / tokens, above.sum() / tokens
+    return {
+        "ratio": ratio.masked_fill(~mask.bool(), 0.0).sum() / tokens,
+        "clip_fraction": low + high,
+        "clip_low_fraction": low,
+        "clip_high_fraction": high,
+    }
 
 
 def _aggregate(

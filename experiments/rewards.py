@@ -15,14 +15,14 @@ from experiments.tasks import Problem, Task, Tokenizer
 def completion_scores(
     score: Callable[[Problem, str], float], problems: Sequence[Problem], rollout: Rollout, tokenizer: Tokenizer
 ) -> Tensor:
-    """`score` (P, G) of a rollout's completions; the same answer to the same prompt is judged once."""
-    completions = [tokenizer.decode(ids) for ids in rollout.tokens.tolist()]
+    """`score` (P, G) of a rollout's completions; the same answer to the same prompt is read and judged once."""
+    completions = [tuple(ids) for ids in rollout.tokens.tolist()]
     group = len(completions) // len(problems)
     scores = []
     for index, problem in enumerate(problems):
-        texts = completions[index * group : (index + 1) * group]
-        judged = {text: score(problem, text) for text in set(texts)}
-        scores.append([judged[text] for text in texts])
+        answers = completions[index * group : (index + 1) * group]
+        judged = {ids: score(problem, tokenizer.decode(ids)) for ids in set(answers)}
+        scores.append([judged[ids] for ids in answers])
     return torch.tensor(scores)
 
 

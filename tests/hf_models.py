@@ -25,8 +25,13 @@ def write_tokenizer(folder: Path, *, chat_template: str | None = None) -> None:
     fast.save_pretrained(folder)
 
 
-def write_model(folder: Path, family: str = "llama", *, vocab_size: int = 24, **options: Any) -> None:
-    """A model of two layers with random weights; more logits than the tokenizer has tokens, as real ones have."""
+def write_model(folder: Path, family: str = "llama", **options: Any) -> None:
+    """Saves a `tiny_model`; by default with more logits than the tokenizer has tokens, as real ones have."""
+    tiny_model(family, **options).save_pretrained(folder)
+
+
+def tiny_model(family: str = "llama", *, seed: int = 0, vocab_size: int = 24, **options: Any) -> Any:
+    """A causal language model, `llama` or `qwen2`, of two layers with random weights of that seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -44,9 +49,8 @@ def write_model(folder: Path, family: str = "llama", *, vocab_size: int = 24, **
         "pad_token_id": 0,
         **options,
     }
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**size)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**size))
-    model.save_pretrained(folder)
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**size)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**size))
 
 
 def taught(folder: Path, problems: Path, steps: int = 60) -> None:

@@ -6,7 +6,7 @@ and a result does not depend on when other sequences end.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,6 +28,15 @@ class Rollout:
     tokens: Tensor
     mask: Tensor
     log_probs: Tensor
+
+
+class Sampling(TypedDict):
+    """How completions of P prompts are drawn: group_size (G) of each. noise (P x G, T), in [0, 1), is all the chance
+    that there is: of a completion whatever others are decoded with it."""
+
+    group_size: int
+    temperature: float
+    noise: Tensor
 
 
 class Cache(Protocol):

@@ -1,13 +1,11 @@
 """Who decodes when a stage samples: one interface, `RolloutEngine`, and what `rollout.engine` chooses of it."""
 
 import logging
-from typing import Protocol
-
-from torch import Tensor
+from typing import Protocol, Unpack
 
 from experiments.batches import Prompts
 from experiments.models.decoder import Decoder
-from experiments.rollout.batch import CachedModel, Rollout, generate
+from experiments.rollout.batch import CachedModel, Rollout, Sampling, generate
 from experiments.rollout.continuous import decode
 from experiments.rollout.weights import plain_weights
 from experiments.tasks.tokenizer import Tokenizer
@@ -20,18 +18,9 @@ class RolloutEngine(Protocol):
     """Samples completions from a model as it is now: whoever keeps weights of its own brings them up to date first."""
 
     def sample(
-        self,
-        model: CachedModel,
-        prompts: Prompts,
-        tokenizer: Tokenizer,
-        max_tokens: int,
-        *,
-        group_size: int,
-        temperature: float,
-        noise: Tensor,
+        self, model: CachedModel, prompts: Prompts, tokenizer: Tokenizer, max_tokens: int, **sampling: Unpack[Sampling]
     ) -> Rollout:
-        """`group_size` completions of up to `max_tokens` tokens for each of P prompts; noise (P x G, T), in [0, 1), is
-        all that chance there is: of a completion whatever others are decoded with it."""
+        """Completions of up to `max_tokens` tokens of P prompts, see `Sampling`."""
 
 
 class Builtin:
@@ -44,33 +33,14 @@ class Builtin:
         self.max_rows = max_rows
 
     def sample(
-        self,
-        model: CachedModel,
-        prompts: Prompts,
-        tokenizer: Tokenizer,
-        max_tokens: int,
-        *,
-        group_size: int,
-        temperature: float,
-        noise: Tensor,
+        self, model: CachedModel, prompts: Prompts, tokenizer: Tokenizer, max_tokens: int, **sampling: Unpack[Sampling]
     ) -> Rollout:
         """See `RolloutEngine.sample`."""
         in_one = isinstance(model, Decoder) and not self.max_rows
         weights = None if in_one else plain_weights(model)
         if weights is None:
-            return generate(
-                model, prompts, tokenizer, max_tokens, group_size=group_size, temperature=temperature, noise=noise
-            )
-        return decode(
-            weights,
-            prompts,
-            tokenizer,
-            max_tokens,
-            group_size=group_size,
-            temperature=temperature,
-            noise=noise,
-            max_rows=self.max_rows,
-        )
+            return generate(model, prompts, tokenizer, max_tokens, **sampling)
+        return decode(weights, prompts, tokenizer, max_tokens, max_rows=self.max_rows, **sampling)
 
 
 def open_rollouts(config: StageConfig, max_tokens: int) -> RolloutEngine:

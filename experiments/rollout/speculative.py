@@ -67,20 +67,16 @@ def speculate(model: MultiTokenDecoder, prompts: Prompts, tokenizer: Tokenizer, 
         mask = _mask(seen, torch.ones_like(inputs, dtype=torch.bool))
         hidden = model.hidden(inputs, positions, mask, cache)
         said = model.logits(hidden).argmax(dim=-1)
-        right = (guesses == said[:, :-1]).long().cumprod(dim=1).sum(dim=1)
-
-        new = steps <= right[:, None]
-        ends = (said == tokenizer.eos_id) & new
-        # Nothing after the end counts, nor beyond the last token that is asked for.
-        new &= (ends.long().cumsum(dim=1) - ends.long() == 0) & (length[:, None] + steps < max_tokens)
-        new &= open_[:, None]
+        right, new, ended = _checked(guesses, said, tokenizer.eos_id)
+        # Nothing counts beyond the last token that is asked for.
+        new &= (length[:, None] + steps < max_tokens) & open_[:, None]
         added = new.sum(dim=1)
         at = every[:, None], length[:, None] + steps
         ids[at] = torch.where(new, said, ids[at])
         guessed += depth * int(open_.sum())
         taken += int((added - open_.long()).sum())
         length = length + added
-        open_ = open_ & ~(ends & new).any(dim=1) & (length < max_tokens)
+        open_ = open_ & ~ended & (length < max_tokens)
 
         last = said[every, right]
         seen = torch.cat((seen, steps <= right[:, None]), dim=1)
@@ -89,6 +85,15 @@ def speculate(model: MultiTokenDecoder, prompts: Prompts, tokenizer: Tokenizer, 
     written = torch.arange(max_tokens, device=device) < length[:, None]
     rollout = Rollout(tokens, written, torch.zeros(tokens.shape, device=device))
     return Speculation(rollout, guessed, taken, rounds)
+
+
+def _checked(guesses: Tensor, said: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of guesses (batch, D), and what the model says itself (batch, D + 1): how many are right, from the first on
+    (batch,); which of what it says is new (batch, D + 1), up to an end; and where there is one (batch,)."""
+    right = (guesses == said[:, :-1]).long().cumprod(dim=1).sum(dim=1)
+    new = torch.arange(said.shape[1], device=said.device) <= right[:, None]
+    ends = ((said == eos_id) & new).long()
+    return right, new & (ends.cumsum(dim=1) - ends == 0), ends.any(dim=1)
 
 
 def _guesses(

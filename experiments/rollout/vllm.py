@@ -9,17 +9,16 @@ on the batch, as far as vLLM's kernels keep to that.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 # The engine in this very process: its model takes weights as tensors, without a copy through another one.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-from torch import Tensor
 from vllm import LLM, SamplingParams
 
 from experiments.batches import Prompts
 from experiments.models.hf import HfModel
 from experiments.parts import timed_as
-from experiments.rollout.batch import CachedModel, Rollout
+from experiments.rollout.batch import CachedModel, Rollout, Sampling
 from experiments.rollout.vllm_tensors import prompt_ids, seeds_of, to_rollout, weights_by_name
 from experiments.tasks.tokenizer import Tokenizer
 from orchestrator.schema.training import HfModelConfig
@@ -42,29 +41,21 @@ class VllmRollouts:
 
     @timed_as("decode")
     def sample(
-        self,
-        model: CachedModel,
-        prompts: Prompts,
-        tokenizer: Tokenizer,
-        max_tokens: int,
-        *,
-        group_size: int,
-        temperature: float,
-        noise: Tensor,
+        self, model: CachedModel, prompts: Prompts, tokenizer: Tokenizer, max_tokens: int, **sampling: Unpack[Sampling]
     ) -> Rollout:
         """See `RolloutEngine.sample`."""
         self._take_weights(model)
-        requests = [{"prompt_token_ids": ids} for ids in prompt_ids(prompts) for _ in range(group_size)]
+        requests = [{"prompt_token_ids": ids} for ids in prompt_ids(prompts) for _ in range(sampling["group_size"])]
         params = [
             SamplingParams(
-                temperature=temperature,
+                temperature=sampling["temperature"],
                 max_tokens=max_tokens,
                 stop_token_ids=[tokenizer.eos_id],
                 seed=seed,
                 logprobs=0,
                 detokenize=False,
             )
-            for seed in seeds_of(noise)
+            for seed in seeds_of(sampling["noise"])
         ]
         answers = self._llm.generate(requests, params, use_tqdm=False)
         ids = [list(answer.outputs[0].token_ids) for answer in answers]

@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.batches import Prompts, encode_prompts, micro_batches, part
 from experiments.building import Model, initial_model
 from experiments.channel import Channel
-from experiments.curriculum import problem_order
+from experiments.curriculum import ProblemOrder, problem_order
 from experiments.dynamic_sampling import first_of_gang, has_spread, joined_prompts, joined_rollouts
 from experiments.engine import Engine
 from experiments.gang import sum_over_processes
@@ -27,8 +27,9 @@ from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
 from experiments.rewards import completion_rewards, without_truncated
 from experiments.rollout import Rollout, sampling_noise
-from experiments.rollout.engine import open_rollouts
+from experiments.rollout.engine import RolloutEngine, open_rollouts
 from experiments.stages.session import Session, open_session
+from experiments.tasks import Problem
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import GrpoConfig, stage_config
 
@@ -73,14 +74,11 @@ def is_done(session: Session) -> bool:
 def run(assignment: Assignment, channel: Channel) -> Outcome:
     """Runs or resumes the stage; raises what `open_session` does."""
     algorithm = cast(GrpoConfig, stage_config(assignment.stage.config).algorithm)
-    count, group = algorithm.prompts_per_step, algorithm.group_size
-    with open_session(assignment, channel, count) as (session, engine):
-        task, device = session.task, session.device
-        order = problem_order(task, "rl", session.config.seed)
-        mine = part(count, session.rank, session.world_size)
+    with open_session(assignment, channel, algorithm.prompts_per_step) as (session, engine):
+        order = problem_order(session.task, "rl", session.config.seed)
         kept = algorithm.kl_weight != 0.0
-        reference = initial_model(session.config, assignment.parent_dir, device) if kept else None
-        max_tokens = task.config.max_answer_tokens
+        reference = initial_model(session.config, assignment.parent_dir, session.device) if kept else None
+        max_tokens = session.task.config.max_answer_tokens
         rollouts = open_rollouts(session.config, max_tokens)
         further = further_weight(session.config.model, supervised=False)
 
@@ -92,53 +90,80 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                 return session.pause()
 
             with session.phase("rollout"):
-                rounds: list[Round] = []
-                wanted = count
-                while wanted and len(rounds) < algorithm.max_sampling_rounds:
-                    if rounds:
-                        session.progress.position += count
-                    problems = order[session.next_items()][mine]
-                    prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, device)
-                    noise = sampling_noise(count * group, max_tokens, session.sampler)
-                    rollout = rollouts.sample(
-                        engine.decoder(),
-                        prompts,
-                        session.tokenizer,
-                        max_tokens,
-                        group_size=group,
-                        temperature=algorithm.temperature,
-                        noise=noise[mine.start * group : mine.stop * group].to(device),
-                    )
-                    rewards = completion_rewards(
-                        task,
-                        problems,
-                        rollout,
-                        session.tokenizer,
-                        algorithm.overlong_buffer or None,
-                        algorithm.length_penalty or None,
-                    ).to(device)
-                    generated = int(rollout.mask.sum())
-                    if algorithm.mask_truncated:
-                        rollout = without_truncated(rollout, session.tokenizer)
-                    chosen, found = first_of_gang(has_spread(rewards), mine, count, wanted)
-                    wanted -= found
-                    prompted = sum(session.tokenizer.prompt_length(problem.prompt) for problem in problems)
-                    rounds.append(Round(prompts, rollout, rewards, chosen, generated, prompted))
+                rounds = sampled_rounds(session, engine, rollouts, order)
             with session.phase("learn"), engine.unparked(assignment.parks):
                 experience = learned_from(rounds, algorithm, reference, session.tokenizer.pad_id)
                 lr = session.learning_rate()
                 for _ in range(algorithm.updates_per_rollout if experience.token_count else 0):
                     session.record(update(engine, experience, algorithm, max_tokens, lr, further))
 
-            sampled = len(rounds) * count
-            session.record({"train/lr": lr, "train/groups_skipped": sampled - experience.sequence_count / group})
-            if algorithm.max_sampling_rounds > 1:
-                session.record({"train/sampling_rounds": len(rounds)})
-            for this in rounds:
-                per_answer = this.generated / this.rewards.numel()
-                averages = {"train/reward": float(this.rewards.mean()), "train/tokens_per_answer": per_answer}
-                session.record(averages, weight=len(this.rewards))
+            session.record({"train/lr": lr})
+            record_rounds(session, rounds, experience.sequence_count // algorithm.group_size)
             session.complete_step(tokens=sum(this.generated + this.prompted for this in rounds))
+
+
+def sampled_rounds(
+    session: Session, engine: Engine, rollouts: RolloutEngine, order: ProblemOrder[Problem]
+) -> list[Round]:
+    """A step's rounds: one, and further ones while fewer groups than `prompts_per_step` have spread. Collective."""
+    algorithm = cast(GrpoConfig, session.config.algorithm)
+    count = wanted = algorithm.prompts_per_step
+    mine = part(count, session.rank, session.world_size)
+    rounds: list[Round] = []
+    while wanted and len(rounds) < algorithm.max_sampling_rounds:
+        if rounds:
+            session.progress.position += count
+        problems = order[session.next_items()][mine]
+        prompts, rollout = _completions(session, engine, rollouts, problems)
+        rewards = completion_rewards(
+            session.task,
+            problems,
+            rollout,
+            session.tokenizer,
+            algorithm.overlong_buffer or None,
+            algorithm.length_penalty or None,
+        ).to(session.device)
+        generated = int(rollout.mask.sum())
+        if algorithm.mask_truncated:
+            rollout = without_truncated(rollout, session.tokenizer)
+        chosen, found = first_of_gang(has_spread(rewards), mine, count, wanted)
+        wanted -= found
+        prompted = sum(session.tokenizer.prompt_length(problem.prompt) for problem in problems)
+        rounds.append(Round(prompts, rollout, rewards, chosen, generated, prompted))
+    return rounds
+
+
+def _completions(
+    session: Session, engine: Engine, rollouts: RolloutEngine, problems: Sequence[Problem]
+) -> tuple[Prompts, Rollout]:
+    """A group for each of this process's problems, of noise that is drawn for the whole gang."""
+    algorithm = cast(GrpoConfig, session.config.algorithm)
+    count, group, max_tokens = algorithm.prompts_per_step, algorithm.group_size, session.task.config.max_answer_tokens
+    mine = part(count, session.rank, session.world_size)
+    prompts = encode_prompts([problem.prompt for problem in problems], session.tokenizer, session.device)
+    noise = sampling_noise(count * group, max_tokens, session.sampler)
+    rollout = rollouts.sample(
+        engine.decoder(),
+        prompts,
+        session.tokenizer,
+        max_tokens,
+        group_size=group,
+        temperature=algorithm.temperature,
+        noise=noise[mine.start * group : mine.stop * group].to(session.device),
+    )
+    return prompts, rollout
+
+
+def record_rounds(session: Session, rounds: Sequence[Round], learned: int) -> None:
+    """What a step's rounds sampled; `learned`: how many groups of the gang's were learned from."""
+    algorithm = cast(GrpoConfig, session.config.algorithm)
+    session.record({"train/groups_skipped": len(rounds) * algorithm.prompts_per_step - learned})
+    if algorithm.max_sampling_rounds > 1:
+        session.record({"train/sampling_rounds": len(rounds)})
+    for this in rounds:
+        per_answer = this.generated / this.rewards.numel()
+        averages = {"train/reward": float(this.rewards.mean()), "train/tokens_per_answer": per_answer}
+        session.record(averages, weight=len(this.rewards))
 
 
 @timed_as("data")
@@ -185,45 +210,54 @@ def update(
 ) -> dict[str, Tensor | float]:
     """One optimizer step on all of `experience`, in micro-batches of whole groups; the step's `train/*` values.
     `further_weight`: of the loss of multi-token prediction on the sampled answers."""
-    group = algorithm.group_size
     totals: dict[str, Tensor | float] = {}
     for groups, real in micro_batches(len(experience.prompts), engine.accumulation, engine.device):
-        rows = (groups[:, None] * group + torch.arange(group, device=engine.device)).flatten()
-        prompts, tokens, mask = experience.prompts.select(groups), experience.tokens[rows], experience.mask[rows] & real
-        further: list[Tensor] = []
-        if further_weight:
-            logits, *further = further_logits(engine, prompts.tokens, tokens, prompts.padding)
-        else:
-            logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, mask)
-        loss, stats = grpo_loss(
-            token_log_probs(logits, tokens, algorithm.temperature),
-            experience.old_log_probs[rows],
-            experience.advantages[rows],
-            mask,
-            clip_low=algorithm.clip_low,
-            clip_high=algorithm.clip_high,
-            aggregation=algorithm.aggregation,
-            max_answer_tokens=max_tokens,
-            token_count=experience.token_count,
-            sequence_count=experience.sequence_count,
-            reference_log_probs=None if experience.reference is None else experience.reference[rows],
-            kl_weight=algorithm.kl_weight,
-            importance_level=algorithm.importance_level,
-        )
-        values: dict[str, Tensor | float] = {}
-        if further:
-            extra = further_loss(further, tokens, mask, experience.token_count)
-            loss = loss + further_weight * extra
-            values["further_loss"] = extra.detach() * engine.world_size
+        loss, values = _micro_loss(engine, experience, groups, real, algorithm, max_tokens, further_weight)
         engine.backward(loss)
         engine.step(lr)
-        # Shares of the global batch: they add up to its means, over micro-batches here and over the gang in `record`.
-        share = engine.world_size * mask.sum() / experience.token_count
-        values["loss"] = loss.detach() * engine.world_size
-        values["clip_fraction"] = stats["clip_fraction"] * share
-        if "kl" in stats:
-            values["kl"] = stats["kl"] * share
         for name, value in values.items():
             totals[f"train/{name}"] = totals.get(f"train/{name}", 0.0) + value
     totals["train/grad_norm"] = engine.grad_norm()
     return totals
+
+
+def _micro_loss(
+    engine: Engine,
+    experience: Experience,
+    groups: Tensor,
+    real: bool,
+    algorithm: GrpoConfig,
+    max_tokens: int,
+    further_weight: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of some groups, and their share of the step's values: these add up to the means of the global batch,
+    over micro-batches in `update` and over the gang in `Session.record`."""
+    rows = (groups[:, None] * algorithm.group_size + torch.arange(algorithm.group_size, device=engine.device)).flatten()
+    prompts, tokens, mask = experience.prompts.select(groups), experience.tokens[rows], experience.mask[rows] & real
+    further: list[Tensor] = []
+    if further_weight:
+        logits, *further = further_logits(engine, prompts.tokens, tokens, prompts.padding)
+    else:
+        logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, mask)
+    loss, stats = grpo_loss(
+        token_log_probs(logits, tokens, algorithm.temperature),
+        experience.old_log_probs[rows],
+        experience.advantages[rows],
+        mask,
+        clip_low=algorithm.clip_low,
+        clip_high=algorithm.clip_high,
+        aggregation=algorithm.aggregation,
+        max_answer_tokens=max_tokens,
+        token_count=experience.token_count,
+        sequence_count=experience.sequence_count,
+        reference_log_probs=None if experience.reference is None else experience.reference[rows],
+        kl_weight=algorithm.kl_weight,
+        importance_level=algorithm.importance_level,
+    )
+    share = engine.world_size * mask.sum() / experience.token_count
+    values: dict[str, Tensor] = {name: stats[name] * share for name in ("clip_fraction", "kl") if name in stats}
+    if further:
+        extra = further_loss(further, tokens, mask, experience.token_count)
+        loss = loss + further_weight * extra
+        values["further_loss"] = extra.detach() * engine.world_size
+    return loss, {**values, "loss": loss.detach() * engine.world_size}

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +203,28 @@ def warmed_up(folder: Path) -> tuple[Path, Path, Path]:
     data = stage_data(problems, {"name": "sft", "max_steps": 60, "batch_size": 16}, lr=1e-2)
     run_stage(folder, data, name="warm-up")
     return folder, problems, folder / "warm-up" / "output"
+
+
+def whole_runs(warm: tuple[Path, Path, Path], algorithms: Mapping[str, dict[str, Any]]) -> dict[str, Result]:
+    """The uninterrupted run of each algorithm behind a warm-up (see `warmed_up`), in `whole-ALGORITHM`."""
+    folder, problems, parent = warm
+    return {
+        name: run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"whole-{name}")[0]
+        for name, algorithm in algorithms.items()
+    }
+
+
+def assert_same_weights(first: Result, second: Result) -> None:
+    """Bit for bit."""
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def assert_close_weights(first: Result, second: Result, *, atol: float, rtol: float) -> None:
+    """To rounding."""
+    assert first.weights.keys() == second.weights.keys()
+    for name, weight in first.weights.items():
+        torch.testing.assert_close(second.weights[name], weight, atol=atol, rtol=rtol)
 
 
 def told(*results: Result) -> list[tuple[int, dict[str, float], float]]:

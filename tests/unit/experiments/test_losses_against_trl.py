@@ -32,6 +32,7 @@ from experiments.losses import (
     token_log_probs,
 )
 from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, ImportanceLevel
+from tests.hf_models import tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -88,6 +89,15 @@ def float64_head(monkeypatch):
     monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", UnfusedHead)
 
 
+@pytest.fixture(params=["float64", "as it ships"])
+def tolerance(request):
+    """Of losses and gradients, with either head."""
+    if request.param == "as it ships":
+        return TOLERANCE
+    request.getfixturevalue("float64_head")
+    return FLOAT64_TOLERANCE
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -103,21 +113,13 @@ def tokenizer():
 
 
 def random_model(seed):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
+    return tiny_model(
+        seed=seed,
         vocab_size=3 + len(CHARACTERS),
-        hidden_size=16,
-        intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         initializer_range=0.4,  # peaked distributions, so that ratios leave the clip range within a step
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config).double()
+    ).double()
 
 
 def recording(trainer_class, **arguments):
@@ -169,6 +171,10 @@ def assert_step_equals(step, twin, losses, tolerance):
     total = sum(losses)
     total.backward()
     assert abs(total.item() - sum(step.losses).item()) < tolerance
+    assert_same_gradients(step, twin, tolerance)
+
+
+def assert_same_gradients(step, twin, tolerance):
     ours = {name: p.grad for name, p in twin.named_parameters()}
     assert ours.keys() == step.gradients.keys()
     assert max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-3
@@ -176,35 +182,64 @@ def assert_step_equals(step, twin, losses, tolerance):
         torch.testing.assert_close(ours[name], gradient, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards, **more):
+@dataclass
+class Scored:
+    """What completions were given, rollout by rollout: rewards, and advantages in the order of the rewards."""
+
+    rewards: list[list[float]] = field(default_factory=list)
+    advantages: list[torch.Tensor] = field(default_factory=list)
+
+    def reward(self, completions, **_):
+        self.rewards.append([sum(map(int, filter(str.isdigit, c))) % 5 / 4 for c in completions])
+        return self.rewards[-1]
+
+
+def sampling_trainer(trainer_class, model, args, tokenizer):
+    """A `recording` trainer that samples completions of sums, and how they were scored."""
     from datasets import Dataset
+
+    scored = Scored()
+
+    class Noting(trainer_class):
+        def _generate_and_score_completions(self, inputs):
+            batch = super()._generate_and_score_completions(inputs)
+            scored.advantages.append(batch["advantages"])
+            return batch
+
+    prompts = Dataset.from_list([{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)])
+    trainer = recording(
+        Noting,
+        model=model,
+        args=args,
+        reward_funcs=scored.reward,
+        train_dataset=prompts,
+        processing_class=tokenizer,
+    )
+    return trainer, scored
+
+
+def sampling_arguments(path):
+    return {
+        **common_arguments(path),
+        "per_device_train_batch_size": MICRO_BATCH,
+        "num_generations": GROUP,
+        "max_completion_length": MAX_ANSWER_TOKENS,
+        "temperature": TEMPERATURE,
+        "learning_rate": 0.3,
+    }
+
+
+def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewards, **more):
     from trl import GRPOConfig, GRPOTrainer
 
     random_model(seed=1).save_pretrained(tmp_path / "reference")
     model = random_model(seed=0)
     model.config._name_or_path = str(tmp_path / "reference")  # where TRL takes the reference from
     twin = copy.deepcopy(model)  # before TRL patches the forward pass
-    rewards, advantages = [], []
-
-    def reward(completions, **_):
-        rewards.append([sum(map(int, filter(str.isdigit, c))) % 5 / 4 for c in completions])
-        return rewards[-1]
-
-    class Noting(GRPOTrainer):
-        def _generate_and_score_completions(self, inputs):
-            scored = super()._generate_and_score_completions(inputs)
-            advantages.append(scored["advantages"])  # still in the order of the rewards
-            return scored
-
     args = GRPOConfig(
-        **common_arguments(tmp_path),
-        per_device_train_batch_size=MICRO_BATCH,
-        num_generations=GROUP,
-        max_completion_length=MAX_ANSWER_TOKENS,
-        temperature=TEMPERATURE,
+        **sampling_arguments(tmp_path),
         num_iterations=2,
         max_steps=2,
-        learning_rate=0.3,
         loss_type=loss_type,
         beta=beta,
         use_bias_correction_kl=False,  # on by default in TRL: k3 times the ratio (DeepSeek-V3.2), not GRPO's eq. 4
@@ -213,30 +248,26 @@ def grpo_trainer(tmp_path, tokenizer, *, loss_type, beta, clip_high, scale_rewar
         scale_rewards=scale_rewards,
         **more,
     )
-    prompts = [{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)]
-    trainer = recording(
-        Noting,
-        model=model,
-        args=args,
-        reward_funcs=reward,
-        train_dataset=Dataset.from_list(prompts),
-        processing_class=tokenizer,
-    )
-    return trainer, twin, rewards, advantages
+    trainer, scored = sampling_trainer(GRPOTrainer, model, args, tokenizer)
+    return trainer, twin, scored
+
+
+def completion_log_probs(policy, inputs):
+    """Ours, (N, T), of a micro-batch of completions."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    length = inputs["completion_ids"].size(1)
+    logits = policy(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
+    return token_log_probs(logits, inputs["completion_ids"], TEMPERATURE)
 
 
 def our_grpo_losses(step, twin, *, loss_type, beta, clip_high, importance_level=ImportanceLevel.token):
     tokens = sum(inputs["completion_mask"].sum() for inputs in step.inputs)
     sequences = MICRO_BATCH * len(step.inputs)
     for inputs in step.inputs:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        length = inputs["completion_ids"].size(1)
-        logits = twin(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
-        log_probs = token_log_probs(logits, inputs["completion_ids"], TEMPERATURE)
         mask = inputs["completion_mask"]
         yield grpo_loss(
-            log_probs,
+            completion_log_probs(twin, inputs),
             inputs["old_per_token_logps"],
             inputs["advantages"].double(),
             mask,
@@ -276,7 +307,7 @@ def assert_trained_alike(trainer, twin, tolerance, *, compare_clipped=True, **op
 @pytest.mark.parametrize("loss_type", AGGREGATIONS)
 def test_grpo_loss_and_gradients(tmp_path, tokenizer, loss_type, beta, clip_high):
     options = {"loss_type": loss_type, "beta": beta, "clip_high": clip_high}
-    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options)
+    trainer, twin, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options)
     assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
 
 
@@ -285,7 +316,7 @@ def test_grpo_loss_and_gradients(tmp_path, tokenizer, loss_type, beta, clip_high
 def test_gspo_loss_and_gradients(tmp_path, tokenizer, beta):
     options = {"loss_type": "grpo", "beta": beta, "clip_high": 0.2}
     level = {"importance_sampling_level": "sequence"}
-    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options, **level)
+    trainer, twin, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="group", **options, **level)
     # TRL counts clipped sequences there, we count their tokens.
     options |= {"importance_level": ImportanceLevel.sequence, "compare_clipped": False}
     assert_trained_alike(trainer, twin, FLOAT64_TOLERANCE, **options)
@@ -295,7 +326,7 @@ def test_gspo_loss_and_gradients(tmp_path, tokenizer, beta):
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
 def test_loss_and_gradients_without_truncated_completions(tmp_path, tokenizer, loss_type):
     options = {"loss_type": loss_type, "beta": 0.0, "clip_high": 0.28}
-    trainer, twin, _, _ = grpo_trainer(
+    trainer, twin, _ = grpo_trainer(
         tmp_path, tokenizer, scale_rewards="group", mask_truncated_completions=True, **options
     )
     # TRL hides masked completions from attention too, which changes nothing that is learned from.
@@ -307,7 +338,7 @@ def test_loss_and_gradients_without_truncated_completions(tmp_path, tokenizer, l
 @pytest.mark.parametrize("loss_type", AGGREGATIONS)
 def test_grpo_loss_and_gradients_with_the_head_as_it_ships(tmp_path, tokenizer, loss_type):
     options = {"loss_type": loss_type, "beta": 0.0, "clip_high": 0.28}
-    trainer, twin, _, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="none", **options)
+    trainer, twin, _ = grpo_trainer(tmp_path, tokenizer, scale_rewards="none", **options)
     assert_trained_alike(trainer, twin, TOLERANCE, **options)
 
 
@@ -315,24 +346,24 @@ def test_grpo_loss_and_gradients_with_the_head_as_it_ships(tmp_path, tokenizer, 
     ("scale_rewards", "scale"), [("group", AdvantageScale.std), ("none", AdvantageScale.none)], ids=["std", "none"]
 )
 def test_group_advantages(tmp_path, tokenizer, scale_rewards, scale):
-    trainer, _, rewards, advantages = grpo_trainer(
+    trainer, _, scored = grpo_trainer(
         tmp_path, tokenizer, loss_type="dapo", beta=0.0, clip_high=0.2, scale_rewards=scale_rewards
     )
     trainer.train()
-    ours = group_advantages(torch.tensor(rewards[0], dtype=torch.float64).view(-1, GROUP), scale)
+    assert_first_advantages(scored, scale, Baseline.group)
+
+
+def assert_first_advantages(scored, scale, baseline):
+    ours = group_advantages(torch.tensor(scored.rewards[0], dtype=torch.float64).view(-1, GROUP), scale, baseline)
     assert ours.abs().max() > 0
     # TRL keeps rewards in float32, hence a difference of its rounding.
-    torch.testing.assert_close(ours.flatten(), advantages[0].double(), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(ours.flatten(), scored.advantages[0].double(), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("head", ["float64", "as it ships"])
-def test_sft_loss_and_gradients(tmp_path, tokenizer, request, head):
+def test_sft_loss_and_gradients(tmp_path, tokenizer, tolerance):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    if head == "float64":
-        request.getfixturevalue("float64_head")
-    tolerance = FLOAT64_TOLERANCE if head == "float64" else TOLERANCE
     model = random_model(seed=0)
     twin = copy.deepcopy(model)
     args = SFTConfig(
@@ -366,53 +397,19 @@ def test_sft_loss_and_gradients(tmp_path, tokenizer, request, head):
 def test_rloo_advantages_and_first_update(tmp_path, tokenizer):
     """Of a rollout's first update, which is RLOO's REINFORCE estimator: the ratio is 1, and what its gradient is times
     the advantage is that of the sequence's log-probability. Afterwards TRL clips the ratio of whole sequences."""
-    from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
-    rewards = []
-
-    def reward(completions, **_):
-        rewards.append([sum(map(int, filter(str.isdigit, c))) % 5 / 4 for c in completions])
-        return rewards[-1]
-
-    advantages = []
-
-    class Noting(RLOOTrainer):
-        def _generate_and_score_completions(self, inputs):
-            scored = super()._generate_and_score_completions(inputs)
-            advantages.append(scored["advantages"])
-            return scored
-
-    args = RLOOConfig(
-        **common_arguments(tmp_path),
-        per_device_train_batch_size=MICRO_BATCH,
-        num_generations=GROUP,
-        max_completion_length=MAX_ANSWER_TOKENS,
-        temperature=TEMPERATURE,
-        max_steps=1,
-        learning_rate=0.3,
-        beta=0.0,
-    )
     model = random_model(seed=0)
     twin = copy.deepcopy(model)
-    prompts = Dataset.from_list([{"prompt": f"{a}+{b}="} for a in (1, 23) for b in (4, 56)])
-    trainer = recording(
-        Noting, model=model, args=args, reward_funcs=reward, train_dataset=prompts, processing_class=tokenizer
-    )
+    args = RLOOConfig(**sampling_arguments(tmp_path), max_steps=1, beta=0.0)
+    trainer, scored = sampling_trainer(RLOOTrainer, model, args, tokenizer)
     trainer.train()
-    ours = group_advantages(
-        torch.tensor(rewards[0], dtype=torch.float64).view(-1, GROUP), AdvantageScale.none, Baseline.leave_one_out
-    )
-    torch.testing.assert_close(ours.flatten(), advantages[0].double(), rtol=0, atol=TOLERANCE)
+    assert_first_advantages(scored, AdvantageScale.none, Baseline.leave_one_out)
 
     step = trainer.steps[0]
     losses = []
     for inputs in step.inputs:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        length = inputs["completion_ids"].size(1)
-        logits = twin(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
-        log_probs = token_log_probs(logits, inputs["completion_ids"], TEMPERATURE)
+        log_probs = completion_log_probs(twin, inputs)
         loss, _ = grpo_loss(
             log_probs,
             log_probs.detach(),
@@ -427,20 +424,13 @@ def test_rloo_advantages_and_first_update(tmp_path, tokenizer):
         losses.append(loss)
     # Their loss is a mean of one ratio a sequence, ours a sum of one a token: of one gradient, not of one value.
     sum(losses).backward()
-    for name, gradient in step.gradients.items():
-        mine = dict(twin.named_parameters())[name].grad
-        torch.testing.assert_close(mine, gradient, rtol=0, atol=FLOAT64_TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
-    assert max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-3
+    assert_same_gradients(step, twin, FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize("head", ["float64", "as it ships"])
-def test_dpo_loss_and_gradients(tmp_path, tokenizer, request, head):
+def test_dpo_loss_and_gradients(tmp_path, tokenizer, tolerance):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    if head == "float64":
-        request.getfixturevalue("float64_head")
-    tolerance = FLOAT64_TOLERANCE if head == "float64" else TOLERANCE
     model, reference = random_model(seed=0), random_model(seed=1)
     twin, twin_of_reference = copy.deepcopy(model), copy.deepcopy(reference)
     args = DPOConfig(

@@ -12,6 +12,7 @@ from tests.unit.experiments.stage_runs import (
     ALGORITHMS,
     RecordingChannel,
     Result,
+    assert_same_weights,
     run_on,
     run_stage,
     stage_data,
@@ -52,7 +53,7 @@ def test_a_stage_that_parks_trains_bit_for_bit_as_one_that_does_not(
     (plain,) = run_stage(folder, data, parent=parent, name=f"{name}-plain")
     (parked,) = run_stage(folder, data, parent=parent, name=f"{name}-parked", function=run_parked)
     assert parked.reports == plain.reports
-    assert all(torch.equal(parked.weights[key], plain.weights[key]) for key in plain.weights)
+    assert_same_weights(plain, parked)
 
 
 def test_a_checkpoint_of_parked_state_is_gone_on_from_exactly(warm: tuple[Path, Path, Path]) -> None:
@@ -65,7 +66,7 @@ def test_a_checkpoint_of_parked_state_is_gone_on_from_exactly(warm: tuple[Path, 
     ]
     assert not cut[0].outcome.finished
     assert told(*cut) == plain.reports
-    assert all(torch.equal(cut[1].weights[key], plain.weights[key]) for key in plain.weights)
+    assert_same_weights(plain, cut[1])
 
 
 @pytest.mark.gpu

@@ -20,16 +20,20 @@ from tests.unit.experiments.stage_runs import (
     ALGORITHMS,
     MEASURED,
     RecordingChannel,
+    assert_close_weights,
+    assert_same_weights,
     run_alone,
     run_on,
     run_stage,
     stage_data,
     told,
     warmed_up,
+    whole_runs,
 )
 
 SHARED_BYTES = 2**28
 """Less than torch and DeepSpeed take, which a child shares with the process it was forked from."""
+ROUNDING = {"atol": 2e-4, "rtol": 1e-3}
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 
 
@@ -41,21 +45,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(study):
     """Each algorithm's uninterrupted run in one process."""
-    folder, problems, parent = study
-    return {
-        name: run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"whole-{name}")[0]
-        for name, algorithm in ALGORITHMS.items()
-    }
-
-
-def _assert_same_weights(first, second):
-    assert first.weights.keys() == second.weights.keys()
-    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
-
-
-def _assert_close_weights(first, second):
-    for name, weight in first.weights.items():
-        torch.testing.assert_close(second.weights[name], weight, atol=2e-4, rtol=1e-3)
+    return whole_runs(study, ALGORITHMS)
 
 
 @BOTH
@@ -168,7 +158,7 @@ def test_the_output_is_a_decoder_that_loads(study, whole):
 def test_the_same_seed_gives_the_same_result(study, whole, algorithm):
     folder, problems, parent = study
     again = run_stage(folder, stage_data(problems, ALGORITHMS[algorithm]), parent=parent, name=f"again-{algorithm}")[0]
-    _assert_same_weights(whole[algorithm], again)
+    assert_same_weights(whole[algorithm], again)
     assert again.reports == whole[algorithm].reports
 
 
@@ -209,7 +199,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(study, whole, a
     name = f"resumed-{algorithm}-{stage}"
     first = run_stage(folder, data, parent=parent, stop_at=8, name=name)[0]
     second = run_stage(folder, data, parent=parent, name=name)[0]
-    _assert_same_weights(expected, second)
+    assert_same_weights(expected, second)
     assert told(first, second) == expected.reports
     unmeasured = dict.fromkeys(MEASURED, 0.0)
     assert {**second.outcome.metrics, **unmeasured} == {**expected.outcome.metrics, **unmeasured}
@@ -239,7 +229,7 @@ def test_a_stage_that_died_continues_from_its_last_periodic_checkpoint(study, wh
         run_stage(folder, data, parent=parent, name=name, stop_at=8, function=_die_with_a_checkpoint_of_every_step)
     assert [path.name for path in (folder / name / "checkpoints").iterdir()] == ["step-6"]
     again = run_stage(folder, data, parent=parent, name=name)[0]
-    _assert_same_weights(whole[algorithm], again)
+    assert_same_weights(whole[algorithm], again)
     assert again.reports == whole[algorithm].reports  # those before the checkpoint said again
 
 
@@ -304,7 +294,7 @@ def test_grpo_resumes_bit_for_bit_however_it_is_set(study, case):
     expected = run_stage(folder, data, parent=parent, name=f"whole-{case}")[0]
     first = run_stage(folder, data, parent=parent, stop_at=6, name=f"resumed-{case}")[0]
     second = run_stage(folder, data, parent=parent, name=f"resumed-{case}")[0]
-    _assert_same_weights(expected, second)
+    assert_same_weights(expected, second)
     assert told(first, second) == expected.reports
 
 
@@ -314,7 +304,7 @@ def test_two_processes_equal_one(study, whole, algorithm, stage):
     folder, problems, parent = study
     data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"zero_optimization": {"stage": stage}})
     gang = run_stage(folder, data, parent=parent, world_size=2, name=f"gang-{algorithm}-{stage}")
-    _assert_close_weights(whole[algorithm], gang[0])
+    assert_close_weights(whole[algorithm], gang[0], **ROUNDING)
     assert gang[1].reports == []
     for name in ("train/loss", "train/grad_norm", "eval/accuracy"):
         assert gang[0].series(name) == pytest.approx(whole[algorithm].series(name), rel=1e-3, abs=1e-5)
@@ -327,8 +317,8 @@ def test_a_resumed_gang_equals_an_uninterrupted_one_and_one_process(study, whole
     expected = run_stage(folder, data, parent=parent, world_size=2, name="gang-whole")[0]
     run_stage(folder, data, parent=parent, world_size=2, stop_at=8, name="gang-resumed")
     (folder / "gang-resumed-rendezvous").unlink(missing_ok=True)
-    _assert_same_weights(expected, run_stage(folder, data, parent=parent, world_size=2, name="gang-resumed")[0])
-    _assert_close_weights(whole["grpo"], expected)
+    assert_same_weights(expected, run_stage(folder, data, parent=parent, world_size=2, name="gang-resumed")[0])
+    assert_close_weights(whole["grpo"], expected, **ROUNDING)
 
 
 @BOTH
@@ -336,7 +326,7 @@ def test_gradient_accumulation_equals_one_batch(study, whole, algorithm):
     folder, problems, parent = study
     data = stage_data(problems, ALGORITHMS[algorithm], deepspeed={"gradient_accumulation_steps": 2})
     accumulated = run_stage(folder, data, parent=parent, name=f"accumulated-{algorithm}")[0]
-    _assert_close_weights(whole[algorithm], accumulated)
+    assert_close_weights(whole[algorithm], accumulated, **ROUNDING)
 
 
 @BOTH
@@ -345,7 +335,7 @@ def test_a_gang_that_accumulates_equals_one_process_with_one_batch(study, whole,
     settings = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": 1}}
     data = stage_data(problems, ALGORITHMS[algorithm], deepspeed=settings)
     gang = run_stage(folder, data, parent=parent, world_size=2, name=f"gang-accumulated-{algorithm}")[0]
-    _assert_close_weights(whole[algorithm], gang)
+    assert_close_weights(whole[algorithm], gang, **ROUNDING)
     assert gang.series("train/loss") == pytest.approx(whole[algorithm].series("train/loss"), rel=1e-3, abs=1e-5)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments.checkpoint import STATE, TRUNK
 from tests.unit.experiments.children import run_gang
@@ -12,6 +11,7 @@ from tests.unit.experiments.stage_runs import (
     ALGORITHMS,
     MEASURED,
     Result,
+    assert_same_weights,
     assignment_of,
     run_alone,
     stage_data,
@@ -53,7 +53,7 @@ def points(result: Result, after: int) -> list[tuple[int, str, float]]:
 
 def assert_same(continued: Result, whole: Result, after: int) -> None:
     assert continued.weights
-    assert all(torch.equal(continued.weights[name], weight) for name, weight in whole.weights.items())
+    assert_same_weights(whole, continued)
     assert points(continued, after) == points(whole, after)
     metrics = [{k: v for k, v in r.outcome.metrics.items() if k not in MEASURED} for r in (continued, whole)]
     assert metrics[0] == metrics[1]

@@ -15,7 +15,15 @@ from experiments.stages import grpo, session, sft
 from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema.training import stage_config
 from tests.unit.experiments.children import run_in_child
-from tests.unit.experiments.stage_runs import ALGORITHMS, run_alone, run_stage, stage_data, told, warmed_up
+from tests.unit.experiments.stage_runs import (
+    ALGORITHMS,
+    assert_same_weights,
+    run_alone,
+    run_stage,
+    stage_data,
+    told,
+    warmed_up,
+)
 
 BOTH = pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 WARM_STEP = 7
@@ -39,10 +47,6 @@ def parents(study):
     return checkpoints
 
 
-def same_weights(first, second):
-    return all(torch.equal(first.weights[name], weight) for name, weight in second.weights.items())
-
-
 def uninterrupted(study, name, data):
     folder, _, parent = study
     return run_stage(folder, data, parent=parent, name=name)[0]
@@ -54,7 +58,7 @@ def test_a_longer_warm_clone_equals_an_uninterrupted_run_bit_for_bit(study, pare
     data = stage_data(problems, LONGER[algorithm])
     expected = uninterrupted(study, f"long-{algorithm}", data)
     clone = run_stage(folder, data, parent=parent, warm=parents[algorithm], name=f"clone-{algorithm}")[0]
-    assert same_weights(expected, clone)
+    assert_same_weights(expected, clone)
     assert clone.reports == [report for report in expected.reports if report[0] > WARM_STEP]
     assert clone.outcome.metrics["tokens_seen"] == expected.outcome.metrics["tokens_seen"]
 
@@ -70,7 +74,7 @@ def test_an_extended_stage_goes_on_from_its_end_bit_for_bit(study, algorithm):
     expected = uninterrupted(study, f"whole-{algorithm}", data)
     last = folder / name / "checkpoints" / "step-12"
     extended = run_stage(folder, data, parent=parent, warm=last, name=f"extended-{algorithm}")[0]
-    assert same_weights(expected, extended)
+    assert_same_weights(expected, extended)
     assert extended.reports == [report for report in expected.reports if report[0] > 12]
 
 
@@ -79,7 +83,7 @@ def test_a_finished_stage_that_is_run_again_finishes_at_once_with_the_same_outpu
     data = stage_data(problems, ALGORITHMS["sft"])
     first = uninterrupted(study, "twice", data)
     again = run_stage(folder, data, parent=parent, name="twice")[0]
-    assert same_weights(first, again)
+    assert_same_weights(first, again)
     assert told(first, again) == first.reports
 
 
@@ -91,7 +95,7 @@ def test_a_warm_stage_that_was_interrupted_goes_on_from_its_own_checkpoint(study
     first = run_stage(folder, data, stop_at=4, **options)[0]
     assert first.saves == [WARM_STEP + 3]
     second = run_stage(folder, data, **options)[0]
-    assert same_weights(expected, second)
+    assert_same_weights(expected, second)
     assert told(first, second) == [report for report in expected.reports if report[0] > WARM_STEP]
 
 
@@ -188,7 +192,7 @@ def test_a_changed_grpo_clone_equals_a_run_whose_knobs_were_turned(study, zero):
     start = folder / f"before-{zero}" / "checkpoints" / f"step-{WARM_STEP}"
     after = stage_data(problems, {**algorithm, **LATER}, deepspeed=deepspeed, **LATER_OPTIMIZER)
     clone = run_stage(folder, after, parent=parent, warm=start, name=f"after-{zero}")[0]
-    assert same_weights(expected, clone)
+    assert_same_weights(expected, clone)
     assert clone.reports == [report for report in expected.reports if report[0] > WARM_STEP]
 
 
@@ -307,5 +311,5 @@ def test_a_warm_gang_equals_an_uninterrupted_one(study):
     run_stage(folder, data, parent=parent, world_size=2, stop_at=WARM_STEP + 1, name="gang-parent")
     start = folder / "gang-parent" / "checkpoints" / f"step-{WARM_STEP}"
     clone = run_stage(folder, data, parent=parent, world_size=2, warm=start, name="gang-clone")
-    assert same_weights(expected, clone[0])
+    assert_same_weights(expected, clone[0])
     assert clone[1].saves == []
