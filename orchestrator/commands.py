@@ -7,7 +7,7 @@ dies half-way leaves it to the next one. The answer is committed together with t
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator.estimate import stage_demand
+from orchestrator.estimate import stage_demands
 from orchestrator.events import (
     HaltRequested,
     Instruction,
@@ -322,8 +322,7 @@ class CommandDesk:
         return None
 
     def _demands(self, study: Study, variant: Variant) -> dict[str, Demand]:
-        kind = study.device_kind or DeviceKind.CPU
-        return {stage.key: stage_demand(stage, study.config["cluster"], kind) for stage in variant.stages}
+        return stage_demands(variant.stages, study.config["cluster"], study.device_kind or DeviceKind.CPU)
 
     def _counts(self, trials: Iterable[Trial]) -> str:
         states = [self._state.trials[trial.trial_id].state for trial in trials]

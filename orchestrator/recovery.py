@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.accounting import came_among
-from orchestrator.estimate import stage_demand
+from orchestrator.estimate import stage_demands
 from orchestrator.events import Instruction, LedgerRestored, NodeJoined, StudySubmitted
 from orchestrator.ports import LeaderStore, Store
 from orchestrator.schema import (
@@ -31,7 +31,7 @@ OutputsAtHand = Callable[[Collection[str]], Mapping[str, Outcome]]
 
 def demands_of(study: Study, stages: Collection[Stage], kind: DeviceKind) -> dict[str, Demand]:
     """What each stage asks for under the study's own `cluster` config, by stage key."""
-    return {stage.key: stage_demand(stage, study.config["cluster"], kind) for stage in stages}
+    return stage_demands(stages, study.config["cluster"], kind)
 
 
 def stages_of_trials(trials: Collection[Trial]) -> list[Stage]:

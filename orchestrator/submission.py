@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.config import ConfigError
 from orchestrator.dotted import resolve
-from orchestrator.estimate import stage_demand
+from orchestrator.estimate import stage_demands
 from orchestrator.home import Home
 from orchestrator.schema import Demand, DeviceKind, Study, Trial, Variant
 from orchestrator.schema.training import AnyModelConfig, TaskConfig, stage_config
@@ -40,8 +40,8 @@ class Submission:
 
     def demands(self, kind: DeviceKind) -> dict[str, Demand]:
         """What each stage asks for, by stage key."""
-        stages = {stage.key: stage for variant in (*self.variants, *self.probes) for stage in variant.stages}
-        return {key: stage_demand(stage, self.config["cluster"], kind) for key, stage in stages.items()}
+        stages = [stage for variant in (*self.variants, *self.probes) for stage in variant.stages]
+        return stage_demands(stages, self.config["cluster"], kind)
 
     def new_study(self, now: float) -> Study:
         """A study of its own for this submission, named after it and the time (UTC)."""

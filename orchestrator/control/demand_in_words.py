@@ -60,7 +60,8 @@ def _why(seen: Outlook, trial: Trial, record: StageRecord) -> str:
         most = f"at most {_size(peak.memory_bytes)} in {peak.runs} run(s) of {peak.basis}"
         return f"measured, {most}, and {percent:.0f} % on top"
     study = seen.state.studies[trial.study_id]
-    footprint = footprint_of(record.stage, study.config["cluster"], study.device_kind or DeviceKind.CPU)
+    kind, before = study.device_kind or DeviceKind.CPU, seen.state.stages.get(record.stage.parent_key)
+    footprint = footprint_of(record.stage, study.config["cluster"], kind, None if before is None else before.stage)
     parts = ", ".join(f"{name} {_size(getattr(footprint, name))}" for name in _PARTS if getattr(footprint, name) >= 1e6)
     return f"from first principles ({parts}), since none of its shape has been measured{_nearest(seen, record)}"
 

@@ -147,6 +147,7 @@ def learning_bytes(
     predicted: float,
     checkpointing: bool = False,
     scores: int = 0,
+    modules: int = 0,
 ) -> float:
     """Activations and logits that one forward and backward pass holds at its peak.
 
@@ -156,16 +157,25 @@ def learning_bytes(
     attention's output and its copy, two projections' inputs), 3 kv_width and 4 d_ff (gate and up, silu, product), its
     heads' log-sums, and a row of the mask. Attention scores are not kept: the kernels recompute them (FlashAttention,
     arXiv:2205.14135); `scores`: their softmax is (1), and they are too (2). `checkpointing` keeps each layer's input
-    only, and all of one layer at a time. The gradients of one layer's values come on top; of the logits there are the
-    logits, their copy by completion, log-softmax and its gradient, all in fp32 but the first.
+    only, and all of one layer at a time. Each of `modules` for further tokens (arXiv:2412.19437, eq. 21 to 23) is a
+    layer with logits of its own, and keeps 12 d_model for three norms and what joins its two inputs. The gradients of
+    one layer's values come on top; of the logits there are the logits, their copy by completion, log-softmax and its
+    gradient, all in fp32 but the first.
     """
     kept = 9 * shape.d_model + 3 * shape.kv_width + 4 * shape.d_ff + shape.heads + 1.25 * rows + shape.beside
     kept += scores * shape.heads * rows
     gradients = 3 * shape.d_model + 4 * shape.d_ff
-    layers = shape.layers * shape.d_model + kept if checkpointing else shape.layers * kept
-    ends = 4 * shape.d_model
+    count = shape.layers + modules
+    layers = count * shape.d_model + kept if checkpointing else count * kept
+    ends = (4 + 12 * modules) * shape.d_model
     values = batch * rows * (layers + gradients + ends)
-    return width * values + predicted * shape.vocabulary * (2 * width + 3 * FP32)
+    return width * values + (1 + modules) * predicted * shape.vocabulary * (2 * width + 3 * FP32)
+
+
+def rounds_bytes(rounds: int, completions: float, rows: int) -> float:
+    """What a step's sampling rounds but the first leave for learning: ids, masks and log-probabilities of so many
+    completions each, of `rows` tokens, and once more as one batch."""
+    return 2 * (rounds - 1) * completions * rows * 16
 
 
 def kv_cache_bytes(shape: Shape, sequences: float, rows: float, width: int) -> float:

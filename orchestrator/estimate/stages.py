@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.estimate.hf import HfSizes
-from orchestrator.estimate.memory import FP32, Shape, ZeroPlan, decoding_bytes, learning_bytes, model_states
+from orchestrator.estimate.memory import (
+    FP32,
+    Shape,
+    ZeroPlan,
+    decoding_bytes,
+    learning_bytes,
+    model_states,
+    rounds_bytes,
+)
 from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
 from orchestrator.schema.decoder_sizes import cached_width, parameter_count
 from orchestrator.schema.training import (
@@ -16,8 +24,10 @@ from orchestrator.schema.training import (
     GrpoConfig,
     HfModelConfig,
     ModelConfig,
+    PredictionKind,
     RejectionSftConfig,
     SamplingConfig,
+    SftConfig,
     StageConfig,
     Training,
 )
@@ -105,13 +115,22 @@ class Footprint:
         return max(self.learning, self.rollout, self.evaluation)
 
 
-def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *, preloaded: bool = True) -> Footprint:
+def stage_footprint(
+    stage: StageConfig,
+    kind: DeviceKind,
+    world_size: int = 1,
+    *,
+    preloaded: bool = True,
+    policy: StageConfig | None = None,
+) -> Footprint:
     """An upper estimate: prompts and answers are as long as the task allows, and every group is learned from.
 
-    `preloaded`: its process is forked from one that has imported what it uses, and shares these pages.
+    `preloaded`: its process is forked from one that has imported what it uses, and shares these pages. `policy`: the
+    stage whose output it samples from, if it does; None: one of its own model.
     """
     plan = zero_plan(stage, world_size)
     sizes = sizes_of(stage, plan)
+    sampled = sizes if policy is None else sizes_of(policy, plan)
     on_cpu = kind is DeviceKind.CPU
     states = model_states(sizes.trained, plan, whole_buckets=not on_cpu)
     own = PROCESS_BYTES[kind] if preloaded or not on_cpu else ALONE_BYTES
@@ -124,9 +143,9 @@ def stage_footprint(stage: StageConfig, kind: DeviceKind, world_size: int = 1, *
         gathered=states.gathered,
         buckets=states.buckets,
         passing=states.passing,
-        copies=FP32 * sizes.trained * (int(plan.stage == 3) + int(_has_another(stage))),
-        learning=_learning(stage, plan, sizes),
-        rollout=_rollout(stage, plan, sizes),
+        copies=FP32 * ((sizes.trained if plan.stage == 3 else 0) + _another(stage, sizes, sampled)),
+        learning=_learning(stage, plan, sizes) + _rounds(stage, plan),
+        rollout=_rollout(stage, plan, sizes if _sampling(stage) is None else sampled) + _rounds(stage, plan),
         evaluation=_evaluation(stage, plan, sizes),
         host_bytes=int(ALONE_BYTES + states.host),
         parkable_bytes=0 if on_cpu else int(states.moments),
@@ -218,7 +237,9 @@ def _learning(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     prompts, group = _items(stage)
     prompts = _part(prompts, plan.world_size * stage.deepspeed.gradient_accumulation_steps)
     answer = stage.task.max_answer_tokens
-    shared = group * (answer - 1) <= SHARED_ROWS_MAX
+    modules = _learned_modules(stage)
+    # Where further tokens are learned prompts are repeated.
+    shared = group * (answer - 1) <= SHARED_ROWS_MAX and not modules
     batch, completions = (prompts, group) if shared else (prompts * group, 1)
     rows = _prompt_rows(stage) + completions * (answer - 1)
     predicted = prompts * group * answer
@@ -230,7 +251,27 @@ def _learning(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
         predicted=predicted,
         checkpointing=sizes.checkpointing,
         scores=sizes.scores,
+        modules=modules,
     )
+
+
+def _learned_modules(stage: StageConfig) -> int:
+    """How many modules for further tokens it trains."""
+    model, algorithm = stage.model, stage.algorithm
+    if isinstance(model, HfModelConfig) or model.prediction.kind == PredictionKind.next_token:
+        return 0
+    weight = model.prediction.weight if isinstance(algorithm, SftConfig) else 0.0
+    if isinstance(algorithm, GrpoConfig):
+        weight = model.prediction.rl_weight
+    return model.prediction.depth if weight else 0
+
+
+def _rounds(stage: StageConfig, plan: ZeroPlan) -> float:
+    if not isinstance(stage.algorithm, GrpoConfig):
+        return 0.0
+    prompts, group = _items(stage)
+    completions = _part(prompts, plan.world_size) * group
+    return rounds_bytes(stage.algorithm.max_sampling_rounds, completions, stage.task.max_answer_tokens)
 
 
 def _rollout(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
@@ -280,11 +321,12 @@ def _part(count: int, parts: int) -> int:
     return -(-count // parts)
 
 
-def _has_another(stage: StageConfig) -> bool:
-    """Whether it holds a model beside the one that it trains: the reference of a KL or of preferences, or the policy
-    that it samples from. A teacher counts as large as its student: a stage isn't told of the one before it."""
-    kl = isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0
-    return kl or _sampling(stage) is not None
+def _another(stage: StageConfig, own: Sizes, sampled: Sizes) -> int:
+    """Parameters of the model that it holds beside the one that it trains: the policy that it samples from, which is
+    gone before a reference of preferences is there, or the reference of a KL."""
+    if _sampling(stage) is not None:
+        return sampled.trained
+    return own.trained if isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0 else 0
 
 
 def _sampling(stage: StageConfig) -> SamplingConfig | None:

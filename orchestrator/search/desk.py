@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestrator.config import ConfigError
-from orchestrator.estimate import stage_demand
+from orchestrator.estimate import stage_demands
 from orchestrator.events import Instruction, TrialsAdded
 from orchestrator.ports import Clock, StoreUnavailable
 from orchestrator.schema import DeviceKind, Outcome, Study, Trial, TrialState, Variant
@@ -148,9 +148,8 @@ class SearchDesk:
             )
             for position, variant in enumerate(variants)
         )
-        stages = {stage.key: stage for variant in variants for stage in variant.stages}
-        kind = study.device_kind or DeviceKind.CPU
-        demands = {key: stage_demand(stage, study.config["cluster"], kind) for key, stage in stages.items()}
+        stages = [stage for variant in variants for stage in variant.stages]
+        demands = stage_demands(stages, study.config["cluster"], study.device_kind or DeviceKind.CPU)
         return TrialsAdded(at=now, trials=trials, demands=demands, available_stages=self._available(study, variants))
 
     def _available(self, study: Study, variants: Collection[Variant]) -> Mapping[str, Outcome]:

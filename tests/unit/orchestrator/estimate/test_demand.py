@@ -12,7 +12,9 @@ from orchestrator.config import ConfigError
 from orchestrator.estimate import (
     ALONE_BYTES,
     PROCESS_BYTES,
+    footprint_of,
     stage_demand,
+    stage_demands,
     stage_footprint,
     stage_memory_bytes,
     zero_plan,
@@ -102,6 +104,41 @@ def test_a_policy_that_is_sampled_from_is_a_copy_of_the_weights_and_decodes(algo
     assert sampling.copies - plain.copies == 4 * parameter_count(default_stage().model, 128)
     more = default_stage(f"algorithm={algorithm}", "algorithm.sampling.per_prompt=64")
     assert plain.rollout == 0 < sampling.rollout < stage_footprint(more, DeviceKind.CPU).rollout
+
+
+def test_a_teacher_counts_as_large_as_the_model_of_the_stage_before() -> None:
+    (variant,) = compose_study(["recipe=distill", "model.d_model=128", "model.d_ff=352"]).variants
+    *_, teacher, student = variant.stages
+    cluster, kind = variant.config["cluster"], DeviceKind.CPU
+    told, untold = footprint_of(student, cluster, kind, teacher), footprint_of(student, cluster, kind)
+    sizes = [parameter_count(stage_config(stage.config).model, 128) for stage in (teacher, student)]
+    assert sizes[0] > sizes[1]
+    assert [footprint.copies for footprint in (told, untold)] == [4 * size for size in sizes]
+    assert told.rollout > untold.rollout
+    assert told.learning == untold.learning
+    demands = stage_demands(variant.stages, cluster, kind)
+    assert demands[student.key].memory_bytes == told.device_bytes
+    assert demands[teacher.key] == stage_demand(teacher, cluster, kind)
+
+
+def test_further_tokens_cost_memory_where_they_are_learned() -> None:
+    multi = "heads=multi_token"
+    for algorithm, learned in (("sft", "model.prediction.weight"), ("grpo", "model.prediction.rl_weight")):
+        some, none, plain = (
+            stage_footprint(default_stage(f"algorithm={algorithm}", *more), DeviceKind.CPU).learning
+            for more in ((multi, f"{learned}=0.3"), (multi, f"{learned}=0"), ())
+        )
+        assert none == plain < some
+
+
+def test_each_further_sampling_round_is_held_until_it_is_learned_from() -> None:
+    one, two, three = (
+        stage_footprint(default_stage("algorithm=grpo", f"algorithm.max_sampling_rounds={n}"), DeviceKind.CPU)
+        for n in (1, 2, 3)
+    )
+    stage = default_stage("algorithm=grpo")
+    tokens = stage.algorithm.prompts_per_step * stage.algorithm.group_size * stage.task.max_answer_tokens
+    assert two.rollout - one.rollout == two.learning - one.learning == three.learning - two.learning == 32 * tokens
 
 
 def test_preferences_are_learned_from_two_answers_a_pair() -> None:

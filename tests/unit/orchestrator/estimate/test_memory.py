@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from experiments.engine import deepspeed  # imported the way that stages do
-from experiments.losses import sft_loss
+from experiments.losses import further_loss, sft_loss
 from experiments.models.decoder import Decoder
+from experiments.models.multi_token import MultiTokenDecoder, further_logits, new_decoder
 from experiments.models.shared_prompt import SHARED_ROWS_MAX as SHARED_ROWS_MAX_OF_THE_MODEL
 from experiments.models.shared_prompt import completion_logits
 from experiments.tasks import CharTokenizer
 from orchestrator.estimate import shape_of
 from orchestrator.estimate.memory import ZeroPlan, decoding_bytes, kv_cache_bytes, learning_bytes, model_states
 from orchestrator.estimate.stages import SHARED_ROWS_MAX
-from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig
+from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig, PredictionConfig, PredictionKind
 
 stage_1_and_2, stage3 = deepspeed.runtime.zero.stage_1_and_2, deepspeed.runtime.zero.stage3
 
@@ -115,7 +116,7 @@ EXPERTS = ModelConfig(ffn=FeedForwardKind.moe)
 
 def kept_bytes(model: ModelConfig, prompts: int, prompt_rows: int, group: int, answer: int) -> tuple[int, int]:
     """What autograd keeps of a forward pass with its loss, beside the parameters; and the sequence rows."""
-    decoder = Decoder(model, CharTokenizer.vocab_size)
+    decoder = new_decoder(model, CharTokenizer.vocab_size)
     own = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -125,9 +126,14 @@ def kept_bytes(model: ModelConfig, prompts: int, prompt_rows: int, group: int, a
 
     tokens = torch.randint(3, 90, (prompts * group, answer))
     padding = torch.arange(prompts) % prompt_rows
+    asked, mask = torch.randint(3, 90, (prompts, prompt_rows)), torch.ones_like(tokens, dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = completion_logits(decoder, torch.randint(3, 90, (prompts, prompt_rows)), tokens, padding)
-        sft_loss(logits, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        if isinstance(decoder, MultiTokenDecoder):
+            logits, *further = further_logits(decoder, asked, tokens, padding)
+            further_loss(further, tokens, mask)
+        else:
+            logits = completion_logits(decoder, asked, tokens, padding)
+        sft_loss(logits, tokens, mask)
     found = sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in own)
     return found, prompt_rows + group * (answer - 1)
 
@@ -143,6 +149,21 @@ def test_a_layer_keeps_what_the_formula_counts(
     kept, rows = kept_bytes(model, prompts, prompt_rows, group, answer)
     scores, predicted = int(model.attention == AttentionKind.mla), prompts * group * answer
     counted = learning_bytes(shape_of(model), prompts, rows, 4, predicted=predicted, scores=scores)
+    assert kept < counted < 1.6 * kept
+
+
+@pytest.mark.parametrize("model", [SMALL, GROUPED, LATENT])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("sequences", "prompt_rows", "answer"), [(16, 7, 4), (16, 65, 32)])
+def test_a_module_for_further_tokens_keeps_what_the_formula_counts(
+    model: ModelConfig, depth: int, sequences: int, prompt_rows: int, answer: int
+) -> None:
+    """Within the same bounds; prompts are repeated, so a group is that many sequences."""
+    multi = replace(model, prediction=PredictionConfig(PredictionKind.multi_token, depth))
+    kept, rows = kept_bytes(multi, sequences, prompt_rows, 1, answer)
+    scores, predicted = int(model.attention == AttentionKind.mla), sequences * answer
+    options = {"predicted": predicted, "scores": scores, "modules": depth}
+    counted = learning_bytes(shape_of(multi), sequences, rows, 4, **options)
     assert kept < counted < 1.6 * kept
 
 

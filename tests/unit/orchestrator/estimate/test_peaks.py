@@ -48,8 +48,9 @@ def stage_data(folder: Path, algorithm: dict[str, Any], model: dict[str, int], d
     }
 
 
-def check(data: dict, peak_bytes: int, world_size: int = 1) -> None:
-    footprint = stage_footprint(stage_config(data), DeviceKind.CPU, world_size)
+def check(data: dict, peak_bytes: int, world_size: int = 1, before: dict | None = None) -> None:
+    policy = None if before is None else stage_config(before)
+    footprint = stage_footprint(stage_config(data), DeviceKind.CPU, world_size, policy=policy)
     ratio = footprint.device_bytes / peak_bytes
     most = SMALL if peak_bytes < SMALL_BYTES else LARGE
     assert 1.0 <= ratio <= most, f"{footprint.device_bytes / 1e6:.0f} MB estimated, {peak_bytes / 1e6:.0f} MB taken"
@@ -82,6 +83,22 @@ def test_the_peak_of_a_gangs_processes(tmp_path: Path, stage: int) -> None:
     data = stage_data(tmp_path, {**SFT, "batch_size": 16}, WIDE, {"zero_optimization": {"stage": stage}})
     results = run_stage(tmp_path, data, world_size=2)
     check(data, max(result.outcome.peak_memory_bytes for result in results), world_size=2)
+
+
+@pytest.mark.parametrize("model", [DEFAULT, WIDE], ids=["default", "wide"])
+def test_the_peak_of_learning_further_tokens(tmp_path: Path, model: dict[str, int]) -> None:
+    data = stage_data(tmp_path, SFT, {**model, "prediction": {"kind": "multi_token", "depth": 2}})
+    (result,) = run_stage(tmp_path, data)
+    check(data, result.outcome.peak_memory_bytes)
+
+
+def test_the_peak_of_a_student_of_a_larger_teacher(tmp_path: Path) -> None:
+    teacher = stage_data(tmp_path, {"name": "sft", "max_steps": 40, "batch_size": 32}, WIDE)
+    run_stage(tmp_path, teacher, name="teacher")
+    sampling = {"prompts": 100, "per_prompt": 8, "batch_size": 64}
+    data = stage_data(tmp_path, {**SFT, "name": "distill", "fresh": True, "sampling": sampling}, DEFAULT)
+    (result,) = run_stage(tmp_path, data, parent=tmp_path / "teacher" / "output")
+    check(data, result.outcome.peak_memory_bytes, before=teacher)
 
 
 @pytest.mark.parametrize("model", [DEFAULT, MIDDLE], ids=["default", "middle"])
