@@ -1,7 +1,8 @@
 """Our own policy: every request goes where it takes least of what those who come later can use.
 
 `cutting.py` says what the rest of a device is worth, `worth.py` what a node is, `wanted.py` what demands ask for,
-`scores.py` what each place costs, `serving.py` who goes next, `reservation.py` what is kept for whoever doesn't fit.
+`scores.py` what each place costs, `prices.py` and `premiums.py` what is paid beside that by who has other places to go
+to, `company.py` what company costs, `serving.py` who goes next, `reservation.py` what is kept for whoever doesn't fit.
 
 What made the difference, on the Alibaba cluster of 2023 with arrivals only (Weng et al., "Beware of Fragmentation",
 USENIX ATC'23), as the percentage of it that is unallocated once 100 % and 130 % of it were asked for, the demands

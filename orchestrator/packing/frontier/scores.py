@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.packing.frontier.cutting import LEVELS
+from orchestrator.packing.frontier.prices import Prices
 from orchestrator.packing.frontier.wanted import Wanted, all_wanted
 from orchestrator.packing.frontier.worth import MIB, Worth, device_memory_bytes
 from orchestrator.schema import Demand
-from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Mask, Room, Spot, share_units
+from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Mask, Room, Spot
 
 NOWHERE = np.iinfo(np.int64).max
 _UNITS = SHARE_UNITS // LEVELS
@@ -21,13 +22,10 @@ _KEPT = 8_000_000
 # So many costs are worked out at a time.
 _BLOCK = 400_000
 
-# What a device of a model costs those who may have another one, at most, as a part of it.
-_BOUND = 0.2
 # What it costs to put somebody on a device that is free, beside what it takes of it.
 _OPENING = SHARE_UNITS // 100
 
 Index = npt.NDArray[np.intp]
-Reals = npt.NDArray[np.float64]
 
 
 class Scores:
@@ -55,16 +53,16 @@ class Scores:
         self._rests = np.zeros((3, nodes), np.int64)
         self._whole = np.zeros(nodes, np.int64)
         self._value = np.zeros(nodes, np.int64)
-        # By node, what its devices have left, and what that of its model costs those who may have another one: a part.
+        # By node, what its devices have left.
         self._shares = np.zeros(nodes, np.int64)
-        self._model = np.maximum(room.model.max(axis=1, initial=-1), 0)
-        self._price = np.zeros(nodes)
+        self._prices = Prices(room, worth)
         self._cores_count = room.whole_milli_cpus < NO_LIMIT
 
     def learn(self, worth: Worth) -> None:
         """From now on by this worth."""
         if worth is not self._worth:
             self._worth = worth
+            self._prices.learn(worth)
             self._forget()
 
     def _forget(self) -> None:
@@ -84,10 +82,10 @@ class Scores:
             return None
         self.refresh()
         number = self._ready([demand]).item()
-        cost, row = _least(self._of_model(demand, self._cost[number]), without)
+        cost, row = _least(self._priced(demand, self._cost[number]), without)
         column = self._column.item(number, row)
         if demand.devices == 1:
-            on_free, its_row = _least(self._of_model(demand, self._cost_on_free[number]), without)
+            on_free, its_row = _least(self._priced(demand, self._cost_on_free[number]), without)
             if on_free < NOWHERE and on_free - discount < cost:
                 cost, row, column = on_free - discount, its_row, self._column_on_free.item(number, its_row)
         if cost == NOWHERE:
@@ -102,7 +100,7 @@ class Scores:
         numbers = self._ready(demands)
         numbered = list(zip(demands, numbers.tolist(), strict=True))
         on_free, cost = (
-            np.array([self._of_model(demand, table[number]).min() for demand, number in numbered])
+            np.array([self._priced(demand, table[number]).min() for demand, number in numbered])
             for table in (self._cost_on_free, self._cost)
         )
         least: Counts = np.minimum(cost, np.where(on_free < NOWHERE, on_free - discount, NOWHERE))
@@ -144,21 +142,13 @@ class Scores:
         if room.revision != self._seen:
             self._look(self._changed_since(self._seen))
             self._seen = room.revision
-            if self._worth.bound.any():
-                self._price = self._prices()
+            self._prices.look(self._shares)
 
-    def _prices(self) -> Reals:
-        """The dearer the more is bound to the model for what is left of it, so that no model runs out before others."""
-        left = np.bincount(self._model, self._shares, len(self._worth.bound))
-        wanted = self._worth.bound * self._room.device_count * SHARE_UNITS
-        price: Reals = (_BOUND * np.minimum(1.0, wanted / np.maximum(left, 1.0)))[self._model]
-        return price
-
-    def _of_model(self, demand: Demand, costs: Counts) -> Counts:
-        """The costs with what the models cost."""
-        if len(demand.models) == 1 or not self._worth.bound.any():
+    def _priced(self, demand: Demand, costs: Counts) -> Counts:
+        """The costs, [nodes], with what the demand pays beside them."""
+        price = self._prices.of(demand)
+        if isinstance(price, int):
             return costs
-        price = np.rint(self._price * (demand.devices * share_units(demand.share))).astype(np.int64)
         priced: Counts = np.where(costs < NOWHERE, costs + price, costs)
         return priced
 

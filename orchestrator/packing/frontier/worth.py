@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.packing.frontier.cutting import LEVELS, Cutting, Levels, Reals, cutting, fill
+from orchestrator.packing.frontier.premiums import Premiums
 from orchestrator.schema import Demand
 from orchestrator.snapshot import NO_LIMIT, SHARE_UNITS, Counts, Room, milli_cpus
 
@@ -53,12 +54,13 @@ class Worth:
     who will use it take; nothing at level LEVELS, for that is in `whole` [groups, devices, cores, host memory]: what so
     many free devices are worth beside so many steps of cores and of host memory, as far as nodes of the group have
     so many. group: of each node. bound [models]: which part of the device share that is asked for is bound to the
-    model, that of several by how much there is."""
+    model, that of several by how much there is. premiums: see there."""
 
     rests: Counts
     whole: Counts
     group: Counts
     bound: Reals
+    premiums: Premiums
     cpu_step: int
     memory_step: int
 
@@ -117,6 +119,7 @@ def _made(room: Room, expected: Mapping[Demand, float]) -> Worth:
         whole=whole,
         group=group,
         bound=_bound(demands, np.array([(room.model == code).sum() for code in range(demands.models.shape[1])])),
+        premiums=Premiums.of(room, expected),
         cpu_step=cpu_step,
         memory_step=memory_step,
     )
@@ -248,7 +251,8 @@ def _usable(comers: Mapping[tuple[int, int, int], float], widest: int, cells: in
     size = (next_fast_len(2 * cells, real=True),) * 2
     rates: dict[int, Reals] = {}
     for (wanted, cpus, memory), rate in comers.items():
-        rates.setdefault(wanted, np.zeros((cells, cells)))[cpus, memory] += rate
+        if wanted <= widest:
+            rates.setdefault(wanted, np.zeros((cells, cells)))[cpus, memory] += rate
     # By how many devices they want: the rate of those that fit beside so much, and the rates to be folded with.
     fitting = {wanted: table.cumsum(axis=0).cumsum(axis=1) for wanted, table in rates.items()}
     folding = {wanted: rfft2(table, size) for wanted, table in rates.items()}
@@ -263,5 +267,6 @@ def _usable(comers: Mapping[tuple[int, int, int], float], widest: int, cells: in
             mass = mass + sum(fitting[wanted] for wanted in coming)
         # A device may also be left idle.
         usable[free] = np.maximum(gain / (mass + _PATIENCE), usable[free - 1])
-        folded.append(rfft2(usable[free], size))
+        if free < widest:
+            folded.append(rfft2(usable[free], size))
     return usable

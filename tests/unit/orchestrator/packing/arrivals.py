@@ -8,6 +8,10 @@ fits nowhere is dropped.
 
 prints the mean and the standard deviation over seeds 0 to 9 of what is unallocated at 100 % and at 130 %, and
 the processor's time per seed.
+
+    python -m tests.unit.orchestrator.packing.arrivals frontier,fragmentation 40:50 gang=0.6
+
+does so over seeds 40 to 49 of other mixes of the pods, see `reweighted`.
 """
 
 import csv
@@ -15,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -46,6 +50,45 @@ def alibaba(folder: Path = FOLDER) -> Workload:
     for demand in demands:
         expected[demand] = expected.get(demand, 0) + 1
     return Workload(nodes=nodes, demands=demands, expected=expected)
+
+
+def kind_of(demand: Demand) -> str:
+    """host (no device), part (of a device), whole (one device) or gang."""
+    if demand.devices != 1:
+        return "gang" if demand.devices else "host"
+    return "part" if demand.share < 1 else "whole"
+
+
+def reweighted(workload: Workload, mix: Mapping[str, float], seed: int, pods: int = 8_000) -> Workload:
+    """So many pods drawn again. mix: by `kind_of` which part of them is of a kind, the others in their proportion; and
+    under `bound` which part of those that want devices is bound to a model, drawn by how many devices there are of it
+    on nodes that fit."""
+    random = Random(seed)
+    of_kind: dict[str, list[Demand]] = {}
+    for demand in workload.demands:
+        of_kind.setdefault(kind_of(demand), []).append(demand)
+    left = 1 - sum(part for kind, part in mix.items() if kind in of_kind)
+    others = sum(len(demands) for kind, demands in of_kind.items() if kind not in mix)
+    weights = [mix.get(kind, left * len(demands) / others) for kind, demands in of_kind.items()]
+    demands = [random.choice(of_kind[kind]) for kind in random.choices([*of_kind], weights, k=pods)]
+    bound = mix.get("bound", 0.0)
+    demands = [_bound(workload, demand, random) if random.random() < bound else demand for demand in demands]
+    expected: dict[Demand, float] = {}
+    for demand in demands:
+        expected[demand] = expected.get(demand, 0) + 1
+    return Workload(nodes=workload.nodes, demands=demands, expected=expected)
+
+
+def _bound(workload: Workload, demand: Demand, random: Random) -> Demand:
+    if not demand.devices:
+        return demand
+    devices: dict[str, int] = {}
+    for node in workload.nodes:
+        fits = node.cpus >= demand.cpus and node.host_memory_bytes >= demand.host_memory_bytes
+        if fits and len(node.devices) >= demand.devices:
+            model = node.devices[0].model
+            devices[model] = devices.get(model, 0) + len(node.devices)
+    return replace(demand, models=tuple(random.choices([*devices], [*devices.values()])))
 
 
 def _node(row: Mapping[str, str]) -> Node:
@@ -122,16 +165,25 @@ def unallocated(
     return read, room
 
 
-def _print_table(names: Sequence[str], seeds: int) -> None:
+def _print_table(names: Sequence[str], seeds: Sequence[int], mix: Mapping[str, float]) -> None:
     workload = alibaba()
     print(f"{'policy':16}{'at 100 %':>10}{'sd':>7}{'at 130 %':>10}{'sd':>7}{'cpu s':>8}")
     for name in names:
-        started = time.process_time()
-        read = [unallocated(PACKINGS[name](), workload, seed)[0] for seed in range(seeds)]
-        seconds = (time.process_time() - started) / seeds
+        read, seconds = [], 0.0
+        for seed in seeds:
+            drawn = reweighted(workload, mix, seed) if mix else workload
+            started = time.process_time()
+            read.append(unallocated(PACKINGS[name](), drawn, seed)[0])
+            seconds += (time.process_time() - started) / len(seeds)
         columns = [f"{statistics.mean(c):10.2f}{statistics.pstdev(c):7.2f}" for c in zip(*read, strict=True)]
         print(f"{name:16}{''.join(columns)}{seconds:8.2f}", flush=True)
 
 
+def _main(names: str, seeds: str, *mix: str) -> None:
+    first, _, last = seeds.rpartition(":")
+    parts = {kind: float(part) for kind, _, part in (one.partition("=") for one in mix)}
+    _print_table(names.split(","), range(int(first or 0), int(last)), parts)
+
+
 if __name__ == "__main__":
-    _print_table(sys.argv[1].split(","), int(sys.argv[2]))
+    _main(*sys.argv[1:])
