@@ -51,7 +51,7 @@ class Seating:
             seated = {placement.stage_key for placement in seats}
             waiting = [request for request in waiting if request.stage_key not in seated]
             snapshot = self._state.snapshot(snapshot.at)
-        plan = fusion.join(snapshot.room, self._state.widths, waiting)
+        plan = fusion.join(snapshot, self._state.widths, waiting)
         return Seated(snapshot, itertools.chain(plan.requests, service), plan, instructions)
 
     def _admitted(self, fusion: Fusion, snapshot: Snapshot, waiting: list[Request]) -> list[Request]:

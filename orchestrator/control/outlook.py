@@ -119,7 +119,7 @@ def outlook(store: Store, at: float, study_ids: Collection[str] = (), sharing: S
     behind = [request for request in snapshot.queue if request.stage_key in held_back]
     order = [*admitted, *behind]
     fusion = policies.fusion
-    joined = admitted if fusion is None else fusion.join(snapshot.room, state.widths, admitted).requests
+    joined = admitted if fusion is None else fusion.join(snapshot, state.widths, admitted).requests
     return Outlook(
         at=at,
         lease=lease,

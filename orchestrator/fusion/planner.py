@@ -17,9 +17,12 @@ from itertools import pairwise
 from orchestrator.fusion.stacks import Stack
 from orchestrator.fusion.widths import Widths
 from orchestrator.schema import Demand, Placement, Request
-from orchestrator.snapshot import Room, Snapshot
+from orchestrator.snapshot import Mask, Room, Snapshot
 
 _MILLI = 1_000
+_SOON = 0.25
+"""A device that is expected to be free within this part of what those that wait are expected to take counts as free:
+half as many take more than half of the time, but all devices together are done sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,8 @@ class Fusion:
             elif at - request.queued_at > self.patience_s:
                 return
 
-    def join(self, room: Room, widths: Widths, waiting: Sequence[Request]) -> Plan:
-        """The order of service `waiting` with as many joined as their widths and the devices that there are suggest."""
+    def join(self, snapshot: Snapshot, widths: Widths, waiting: Sequence[Request]) -> Plan:
+        """The order of service `waiting` with as many joined as their widths and the devices that are free suggest."""
         groups: dict[tuple[object, ...], list[Request]] = {}
         for request in waiting:
             if request.fusion_key and request.demand.devices == 1:
@@ -98,8 +101,9 @@ class Fusion:
         chunks: dict[str, tuple[Request, ...]] = {}
         for group in groups.values():
             # Its part of the devices: a stack on each is better than one that is twice as wide on half of them.
-            lanes = max(1, round(room.device_count * len(group) / fusable / _per_device(group[0].demand)))
-            for chunk in _parts(group, lanes, self._width(room, widths, group[0])):
+            devices = _devices_for(snapshot, group[0])
+            lanes = max(1, round(devices * len(group) / fusable / _per_device(group[0].demand)))
+            for chunk in _parts(group, lanes, self._width(snapshot.room, widths, group[0])):
                 chunks[chunk[0].stage_key] = chunk
         joined = {key: chunk for key, chunk in chunks.items() if len(chunk) > 1}
         absorbed = {request.stage_key for chunk in joined.values() for request in chunk[1:]}
@@ -129,6 +133,27 @@ def _alike(request: Request) -> tuple[object, ...]:
 def _per_device(demand: Demand) -> int:
     """How many programs of this share a device holds."""
     return max(1, int(1.0 / demand.share + 1e-9))
+
+
+def _devices_for(snapshot: Snapshot, request: Request) -> int:
+    """How many devices could take one like this now, or soon: whoever is kept for a busy one runs later, and in a
+    narrower stack. All of them where none could now: then the plan is for those who ask when."""
+    room = snapshot.room
+    fits = room.fitting(request.demand) & room.node_fits(request.demand)[:, None]
+    free = int(fits.sum())
+    return free + _free_soon(snapshot, request, fits) if free else room.device_count
+
+
+def _free_soon(snapshot: Snapshot, request: Request, fits: Mask) -> int:
+    """How many devices that don't fit now are expected to be left by all who sit there about now."""
+    patience_s = _SOON * (request.expected_s or 0.0)
+    last: dict[str, float] = {}
+    for resident in snapshot.residents if patience_s and not fits[snapshot.room.exists].all() else ():
+        end = math.inf if resident.expected_end_at is None else resident.expected_end_at
+        for device_id in resident.placement.device_ids:
+            last[device_id] = max(end, last.get(device_id, 0.0))
+    cells = (snapshot.room.cell_of.get(d) for d, end in last.items() if abs(end - snapshot.at) <= patience_s)
+    return sum(cell is not None and not fits[cell] for cell in cells)
 
 
 def _parts(group: Sequence[Request], lanes: int, width: int) -> list[tuple[Request, ...]]:

@@ -153,7 +153,7 @@ class EventSequences(RuleBasedStateMachine):
         snapshot = self.state.snapshot(self.now)
         self.start(fusion.fill(snapshot, self.state.stacks.all(), snapshot.queue))
         snapshot = self.state.snapshot(self.now)
-        plan = fusion.join(snapshot.room, self.state.widths, snapshot.queue)
+        plan = fusion.join(snapshot, self.state.widths, snapshot.queue)
         self.start(plan.seats(tuple(PACKINGS[policy]()(snapshot, plan.requests)), lambda: f"stack-{self.launched}"))
 
     def start(self, placements: Sequence[Placement]) -> None:
