@@ -24,6 +24,11 @@ class Prompts:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def token_counts(self, parts: int) -> Tensor:
+        """How many tokens each of `parts` equal parts has, BOS included and padding not, (parts,)."""
+        counts = torch.full((parts,), self.tokens.numel() // parts, device=self.tokens.device)
+        return counts if self.padding is None else counts - self.padding.view(parts, -1).sum(dim=1)
+
     def select(self, rows: Tensor) -> "Prompts":
         """Some of the prompts, by index."""
         return Prompts(self.tokens[rows], None if self.padding is None else self.padding[rows])
@@ -78,14 +83,17 @@ class DataOrder:
 
     def __getitem__(self, positions: slice) -> list[int]:
         """Items at positions [start, stop) of the endless sequence; a step of other than 1 is not supported."""
-        return [self._item(position) for position in range(positions.start, positions.stop)]
+        items: list[int] = []
+        while (position := positions.start + len(items)) < positions.stop:
+            epoch, offset = divmod(position, self._count)
+            items += self._epoch_order(epoch)[offset : offset + positions.stop - position]
+        return items
 
-    def _item(self, position: int) -> int:
-        epoch, offset = divmod(position, self._count)
+    def _epoch_order(self, epoch: int) -> list[int]:
         if epoch != self._epoch:
             generator = seeded_generator(self._seed, f"order of epoch {epoch}")
             self._epoch, self._permutation = epoch, torch.randperm(self._count, generator=generator).tolist()
-        return self._permutation[offset]
+        return self._permutation
 
 
 def part(count: int, index: int, parts: int) -> slice:

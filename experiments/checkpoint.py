@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 
 from experiments.building import Model, save_model
+from experiments.gang import meet
 from experiments.generators import restore_all, state_of_all
 from experiments.parts import timed_as
 from orchestrator.schema.training import AnyModelConfig
@@ -63,7 +63,7 @@ def save_checkpoint(
         "random": {"sampler": sampler.get_state(), **state_of_all(engine.device)},
     }
     torch.save(state, unfinished / f"process-{engine.rank}.pt")
-    dist.barrier()
+    meet()
     if engine.rank == 0:
         final = folder / f"{PREFIX}{step}"
         if not final.exists():  # it does when a stage is stopped again before its next step: the same state
@@ -71,7 +71,7 @@ def save_checkpoint(
         for old in folder.iterdir():
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
-    dist.barrier()  # or a fast process would write its next one while this one is tidied away
+    meet()  # or a fast process would write its next one while this one is tidied away
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -144,4 +144,4 @@ def save_output(folder: Path, model: Model, config: AnyModelConfig, rank: int) -
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         save_model(model, config, folder)
-    dist.barrier()
+    meet()

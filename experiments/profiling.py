@@ -7,6 +7,7 @@ Torch's profiler slows small operators down by half and more. So the time by par
 `parts.Clock`; a few steps more are traced, and their time counts nowhere.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -260,6 +261,8 @@ def _document(course: _Course, request: Request, kind: DeviceKind) -> dict[str, 
 
 
 if __name__ == "__main__":
-    # What a stage on a cluster finds imported: it is no part of its start.
+    # What a stage on a cluster finds imported: it is no part of its start, and no collection of garbage looks at it.
     importlib.import_module("experiments.preload")
+    gc.collect()
+    gc.freeze()
     main(Path(sys.argv[1]))

@@ -54,6 +54,13 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(grad.transpose(1, 2), x)
 
 
+def last_rows(x: Tensor, rows: int, count: int) -> Tensor:
+    """The last `count` of `rows` rows of each sequence in x (M, batch x rows, width): (M, batch x count, width)."""
+    if count == rows:
+        return x
+    return x.unflatten(1, (-1, rows))[:, :, rows - count :].flatten(1, 2)
+
+
 class Norm(torch.autograd.Function):
     """x (M, rows, width) normalised, by each member's own weight (M, width)."""
 
@@ -116,7 +123,7 @@ class FeedForward(torch.autograd.Function):
 
 
 class SmallAttention(torch.autograd.Function):
-    """x + out(attention(qkv(normalised x))) where attention goes by batched products.
+    """x + out(attention(qkv(normalised x))) where attention goes by batched products: of the rows that look.
 
     shape: batch of all members, rows, heads, kv_heads. rotation and bias: see `small_attention`.
     """
@@ -136,18 +143,20 @@ class SmallAttention(torch.autograd.Function):
         normalised, normal = normalise(x, norm)
         projected = project(normalised, qkv).view(batch, rows, heads + 2 * kv_heads, -1)
         mixed, seen = small_attention(projected, kv_heads, rotation, bias)
-        joined = mixed.reshape(*x.shape[:2], -1)
+        joined, looking = mixed.reshape(len(x), -1, mixed.shape[2]), mixed.shape[1]
         ctx.save_for_backward(normalised, *normal, norm, qkv, out, joined, *seen)
         ctx.shape = shape
-        return project(joined, out).add_(x)
+        return project(joined, out).add_(last_rows(x, rows, looking))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         normalised, unit, inverse, norm, qkv, out, joined, *seen = ctx.saved_tensors
         batch, rows, _, kv_heads = ctx.shape
-        mixed_grad = torch.bmm(grad, out).view(batch, rows, -1)
-        heads_grad = small_attention_gradient(mixed_grad, Attended(*seen), kv_heads).view(*grad.shape[:2], -1)
+        mixed_grad = torch.bmm(grad, out).view(batch, -1, joined.shape[2])
+        heads_grad = small_attention_gradient(mixed_grad, Attended(*seen), kv_heads).view(*unit.shape[:2], -1)
         x_grad, norm_grad = normalise_gradient(torch.bmm(heads_grad, qkv), Normal(unit, inverse), norm)
         weights = weight_gradient(heads_grad, normalised), weight_gradient(grad, joined)
-        return x_grad.add_(grad), norm_grad, *weights, None, None, None
+        looking = grad.view(batch, -1, grad.shape[2])
+        x_grad.view(batch, rows, -1)[:, rows - looking.shape[1] :].add_(looking)
+        return x_grad, norm_grad, *weights, None, None, None

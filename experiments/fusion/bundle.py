@@ -6,7 +6,7 @@ done, between steps. A stage's `Session` is a member as it stands; `SoloProgress
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -14,6 +14,7 @@ from experiments.batches import seeded_generator
 from experiments.curriculum import ProblemOrder, problem_order
 from experiments.evaluate import Evaluation
 from experiments.fusion.decoder import StackedDecoder
+from experiments.fusion.dpo import dpo_step
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.evaluate import evaluate_members
 from experiments.fusion.grpo import Draw, GrpoTurn, References, grpo_step
@@ -21,11 +22,12 @@ from experiments.fusion.optimizer import MemberOptimizer, Moments
 from experiments.fusion.sft import sft_step
 from experiments.fusion.values import Phase, StepValues, any_time
 from experiments.models.decoder import Decoder
+from experiments.models.multi_token import further_weight
 from experiments.rollout import sampling_noise
 from experiments.schedule import learning_rate
 from experiments.tasks import Task, tokenizer_of
 from orchestrator.schema.fusion_key import require_one_key
-from orchestrator.schema.training import GrpoConfig, ModelConfig, SftConfig, StageConfig
+from orchestrator.schema.training import DpoConfig, GrpoConfig, ModelConfig, SftConfig, StageConfig
 
 
 class Member(Protocol):
@@ -68,7 +70,7 @@ class SoloProgress:
 @dataclass
 class _Seat:
     member: Member
-    order: ProblemOrder
+    order: ProblemOrder[Any]
     initial: Decoder | None
 
 
@@ -96,6 +98,10 @@ class Bundle:
         self.task = task
         self._config, self._tokenizer = config, tokenizer_of(config.model, config.task)
         self.engine = make_engine(self._empty_stack().to(device), [])
+        self._further_weight = _further_weight(config)
+        layout = self.engine.stack.layout
+        if not self._further_weight and (front := layout.size_before("further.")) < layout.row_size:
+            self.engine.optimizer.learned = front
         self._seats: dict[str, _Seat] = {}
         self._references: References | None = None
 
@@ -116,12 +122,19 @@ class Bundle:
         """One step of every member; `phase` is entered around each phase of it."""
         seats = list(self._seats.values())
         lrs = [seat.member.learning_rate() for seat in seats]
-        if isinstance(seats[0].member.config.algorithm, SftConfig):
-            batches = [seat.order[seat.member.next_items()] for seat in seats]
-            values = sft_step(self.engine, batches, lrs, self._tokenizer, phase)
-        else:
+        if isinstance(self._config.algorithm, GrpoConfig):
             turns = [self._turn(seat, lr) for seat, lr in zip(seats, lrs, strict=True)]
-            values = grpo_step(self.engine, turns, self.task, self._tokenizer, self._references, phase)
+            values = grpo_step(
+                self.engine, turns, self.task, self._tokenizer, self._references, phase, self._further_weight
+            )
+            return dict(zip(self.names, values, strict=True))
+        batches = [seat.order[seat.member.next_items()] for seat in seats]
+        if isinstance(self._config.algorithm, DpoConfig):
+            assert self._references is not None
+            algorithms = [cast(DpoConfig, seat.member.config.algorithm) for seat in seats]
+            values = dpo_step(self.engine, batches, algorithms, lrs, self._tokenizer, self._references, phase)
+        else:
+            values = sft_step(self.engine, batches, lrs, self._tokenizer, phase, self._further_weight)
         return dict(zip(self.names, values, strict=True))
 
     def evaluate(self, names: Sequence[str], split: str, batch_size: int) -> dict[str, Evaluation]:
@@ -156,24 +169,27 @@ class Bundle:
         initial: Decoder,
         weights: Decoder | None = None,
         moments: Moments | None = None,
+        items: Sequence[Any] | None = None,
     ) -> None:
         """Adds a member at the end: from its `initial` decoder, or where it has trained, from `weights` and `moments`.
 
-        A KL is measured from `initial`. Raises ValueError for a name that is taken, for another fusion key, naming the
-        field, and for weights of another shape.
+        A KL is measured from `initial`, which is the reference of preferences too. `items` are what it learns of where
+        its stage samples that, examples (`Problem`) or pairs (`Pair`); else it learns of the task. Raises ValueError
+        for a name that is taken, for another fusion key, naming the field, and for weights of another shape.
         """
         if name in self._seats:
             raise ValueError(f"{name!r} is in the bundle already")
         require_one_key([self._config, member.config])
         self.engine.append(initial if weights is None else weights, optimizer_of(member.config), moments)
-        self._seats[name] = self._seat(member, initial)
+        self._seats[name] = self._seat(member, initial, items)
         self._references = self._gather_references()
 
-    def _seat(self, member: Member, initial: Decoder) -> _Seat:
-        algorithm = member.config.algorithm
+    def _seat(self, member: Member, initial: Decoder, items: Sequence[Any] | None) -> _Seat:
+        algorithm, seed = member.config.algorithm, member.config.seed
         split = "supervised" if isinstance(algorithm, SftConfig) else "rl"
-        needed = isinstance(algorithm, GrpoConfig) and algorithm.kl_weight != 0.0
-        return _Seat(member, problem_order(self.task, split, member.config.seed), initial if needed else None)
+        order = problem_order(self.task, split, seed) if items is None else ProblemOrder([], items, seed)
+        needed = isinstance(algorithm, DpoConfig) or (isinstance(algorithm, GrpoConfig) and algorithm.kl_weight != 0.0)
+        return _Seat(member, order, initial if needed else None)
 
     def _turn(self, seat: _Seat, lr: float) -> GrpoTurn:
         algorithm = cast(GrpoConfig, seat.member.config.algorithm)
@@ -208,6 +224,13 @@ def optimizer_of(config: StageConfig) -> MemberOptimizer:
 
 
 def items_per_step(config: StageConfig) -> int:
-    """Examples or prompts that one step takes of the data."""
+    """Examples, pairs or prompts that one step takes of the data."""
     algorithm = config.algorithm
-    return algorithm.batch_size if isinstance(algorithm, SftConfig) else cast(GrpoConfig, algorithm).prompts_per_step
+    return algorithm.prompts_per_step if isinstance(algorithm, GrpoConfig) else cast(SftConfig, algorithm).batch_size
+
+
+def _further_weight(config: StageConfig) -> float:
+    """What the loss of multi-token prediction weighs in a stage; preferences are of whole answers."""
+    if isinstance(config.algorithm, DpoConfig):
+        return 0.0
+    return further_weight(config.model, supervised=isinstance(config.algorithm, SftConfig))

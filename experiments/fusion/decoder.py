@@ -7,17 +7,20 @@ rounding.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
 from experiments.fusion.blocks import Norm, Projection, project
-from experiments.fusion.layer import LayerContext, stacked_layer
+from experiments.fusion.layer import LayerContext, further_module, stacked_layer
 from experiments.fusion.routing import StackedRouting, bias_steps_of
 from experiments.fusion.stack import StackLayout, pack_all
 from experiments.models.attention import KVCache, RotaryTable, Sight
 from experiments.models.decoder import PAD_ID, Decoder
+from experiments.models.multi_token import new_decoder
 from orchestrator.schema.training import ModelConfig
 
 
@@ -83,13 +86,16 @@ class StackedDecoder(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         logits_from: int = 0,
-    ) -> Tensor:
-        """Logits (members x batch, rows - logits_from, vocab); see `Decoder.forward`, batch being members x batch."""
+        ahead: Tensor | None = None,
+    ) -> Any:
+        """Logits (members x batch, rows - logits_from, vocab); see `Decoder.forward`, batch being members x batch. With
+        `ahead` a list, as `MultiTokenDecoder.forward` gives."""
         weights = self.named_weights()
-        x = self._layers(weights, tokens, positions, mask, cache)[:, logits_from:]
-        flat = x.reshape(self.members, -1, self.config.d_model)
-        logits = Projection.apply(flat, weights["norm.weight"], self._head(weights))
-        return logits.view(*x.shape[:2], -1)
+        if ahead is not None:
+            x = self._layers(weights, tokens, positions, mask, cache)
+            return self._logits_of_further(weights, x, positions, mask, logits_from, ahead)
+        x = self._layers(weights, tokens, positions, mask, cache, logits_from)
+        return self._projected(x, weights["norm.weight"], weights)
 
     def hidden(
         self,
@@ -101,7 +107,7 @@ class StackedDecoder(nn.Module):
     ) -> Tensor:
         """What the head reads, (members x batch, rows - rows_from, d_model); see `Decoder.hidden`."""
         weights = self.named_weights()
-        x = self._layers(weights, tokens, positions, mask, cache)[:, rows_from:]
+        x = self._layers(weights, tokens, positions, mask, cache, rows_from)
         return Norm.apply(x.reshape(self.members, -1, self.config.d_model), weights["norm.weight"]).view(x.shape)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -130,7 +136,7 @@ class StackedDecoder(nn.Module):
     def decoder(self, member: int) -> Decoder:
         """An ordinary decoder with a copy of one member's weights."""
         with torch.device("meta"):
-            decoder = Decoder(self.config, self.vocab_size)
+            decoder = new_decoder(self.config, self.vocab_size)
         decoder.load_state_dict(self.member_state(member), assign=True)
         return decoder
 
@@ -141,11 +147,53 @@ class StackedDecoder(nn.Module):
         return StackedDecoder(self.config, self.vocab_size, rows, self.compute_dtype, bias_steps)
 
     def _layers(
-        self, weights: dict[str, Tensor], tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+        self,
+        weights: dict[str, Tensor],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        rows_from: int = 0,
     ) -> Tensor:
-        """What leaves the last layer, (members x batch, rows, d_model)."""
+        """What leaves the last layer, (members x batch, rows - rows_from, d_model)."""
         x = self._embed(weights["embedding.weight"], tokens)
-        context = LayerContext(
+        context = self._context(x, tokens, positions, mask, cache)
+        x = x.view(self.members, -1, self.config.d_model)
+        last = self.config.layers - 1
+        for index in range(last):
+            x = stacked_layer(x, weights, f"layers.{index}.", index, context)
+        sight = context.sight.of_rows_from(rows_from, tokens, self.config)
+        x = stacked_layer(x, weights, f"layers.{last}.", last, replace(context, sight=sight))
+        return x.view(len(tokens), -1, x.shape[2])[:, rows_from - sight.first :]
+
+    def _logits_of_further(
+        self,
+        weights: dict[str, Tensor],
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        logits_from: int,
+        ahead: Tensor,
+    ) -> list[Tensor]:
+        """Of what leaves the last layer, and of each module in turn; see `MultiTokenDecoder.forward`."""
+        hidden = Norm.apply(x.view(self.members, -1, self.config.d_model), weights["norm.weight"]).view(x.shape)
+        logits = [self.logits(hidden[:, logits_from:])]
+        for k in range(1, self.config.prediction.depth + 1):
+            rows = max(0, x.shape[1] - k)
+            following = ahead[:, k - 1 : k - 1 + rows]
+            embedded = self._embed(weights["embedding.weight"], following)
+            seen = None if mask is None else mask[..., :rows, :rows]
+            context = self._context(embedded, following, positions[..., :rows], seen, None)
+            before, token = (some.reshape(self.members, -1, x.shape[-1]) for some in (hidden[:, :rows], embedded))
+            hidden = further_module(before, token, weights, k, context).view(embedded.shape)
+            logits.append(self._projected(hidden[:, logits_from:], weights[f"further.{k - 1}.norm.weight"], weights))
+        return logits
+
+    def _context(
+        self, x: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> LayerContext:
+        """For the embedded `tokens` x."""
+        return LayerContext(
             config=self.config,
             shape=tokens.shape,
             rotation=self._rotation(positions, tokens.shape[1] + (0 if cache is None else cache.rows)),
@@ -154,10 +202,11 @@ class StackedDecoder(nn.Module):
             routing=self.routing,
             counted=None if self.routing is None else (tokens != PAD_ID).reshape(self.members, -1),
         )
-        x = x.view(self.members, -1, self.config.d_model)
-        for index in range(self.config.layers):
-            x = stacked_layer(x, weights, f"layers.{index}.", index, context)
-        return x.view(*tokens.shape, -1)
+
+    def _projected(self, x: Tensor, norm: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """Logits of rows x (members x batch, rows, d_model), normalised first."""
+        logits = Projection.apply(x.reshape(self.members, -1, self.config.d_model), norm, self._head(weights))
+        return logits.view(*x.shape[:2], self.vocab_size)
 
     def _head(self, weights: dict[str, Tensor]) -> Tensor:
         return weights["embedding.weight" if self.config.tie_embeddings else "head.weight"]

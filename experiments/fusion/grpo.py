@@ -16,8 +16,16 @@ from experiments.batches import Prompts, encode_prompts
 from experiments.dynamic_sampling import first, has_spread, joined_prompts, joined_rollouts
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
-from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, tempered_log_probs
+from experiments.fusion.losses import (
+    GrpoKnobs,
+    advantages_of_members,
+    further_losses,
+    grpo_losses,
+    tempered_log_probs,
+)
 from experiments.fusion.values import Phase, StepValues, any_time
+from experiments.models.decoder import PAD_ID
+from experiments.models.multi_token import further_logits
 from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
 from experiments.rewards import completion_rewards, without_truncated
@@ -44,7 +52,7 @@ class GrpoTurn:
 
 
 class References:
-    """The initial policies of those members whose KL weight is not 0, as a stack of their own.
+    """The initial policies of those members that need theirs, as a stack of their own.
 
     members: the stack's members that they belong to, in the order of the references.
     """
@@ -53,22 +61,20 @@ class References:
         self._stack, self._members = stack, list(members)
 
     @torch.no_grad()
-    def log_probs(self, experience: "Experience", temperatures: Tensor | None) -> Tensor:
-        """Those of the experience's completions, (N, T); zeros for members without a reference."""
-        members = experience.members
-        device = experience.tokens.device
+    def log_probs(self, members: int, prompts: Prompts, tokens: Tensor, temperatures: Tensor | None = None) -> Tensor:
+        """Those of the completions `tokens` (N, T) of the prompts of M members, (N, T); zeros for members without a
+        reference."""
+        device = tokens.device
         chosen = torch.tensor(self._members, device=device)
 
         def rows(each: int) -> Tensor:
             return (chosen[:, None] * each + torch.arange(each, device=device)).flatten()
 
-        completions = rows(experience.tokens.shape[0] // members)
-        prompts = experience.prompts.select(rows(len(experience.prompts) // members))
-        tokens = experience.tokens[completions]
-        logits = completion_logits(self._stack, prompts.tokens, tokens, prompts.padding)
-        mine = None if temperatures is None else temperatures[chosen]
-        out = torch.zeros(experience.tokens.shape, device=device)
-        out[completions] = tempered_log_probs(logits, tokens, mine)
+        completions = rows(tokens.shape[0] // members)
+        some, mine = prompts.select(rows(len(prompts) // members)), tokens[completions]
+        logits = completion_logits(self._stack, some.tokens, mine, some.padding)
+        out = torch.zeros(tokens.shape, device=device)
+        out[completions] = tempered_log_probs(logits, mine, None if temperatures is None else temperatures[chosen])
         return out
 
 
@@ -117,9 +123,10 @@ def grpo_step(
     tokenizer: Tokenizer,
     references: References | None = None,
     phase: Phase = any_time,
+    further_weight: float = 0.0,
 ) -> list[StepValues]:
     """Samples, judges and learns. `references` is needed where a member has a KL weight. `phase` is entered around the
-    `rollout` and around what comes after it, to `learn`."""
+    `rollout` and around what comes after it, to `learn`. `further_weight`: of the loss of multi-token prediction."""
     device, max_tokens = engine.device, task.config.max_answer_tokens
     knobs = GrpoKnobs.of([turn.algorithm for turn in turns], device)
     if references is None and any(turn.algorithm.kl_weight for turn in turns):
@@ -130,9 +137,10 @@ def grpo_step(
     with phase("learn"):
         experience = learned_from(sampled, knobs)
         if experience is not None:
-            reference = None if references is None else references.log_probs(experience, knobs.temperatures)
+            learned = experience.members, experience.prompts, experience.tokens
+            reference = None if references is None else references.log_probs(*learned, knobs.temperatures)
             for _ in range(turns[0].algorithm.updates_per_rollout):
-                values = update(engine, experience, knobs, turns, max_tokens, reference)
+                values = update(engine, experience, knobs, turns, max_tokens, reference, further_weight)
                 for member, value in enumerate(values):
                     if experience.learns[member]:
                         updates[member].append(value)
@@ -264,10 +272,15 @@ def update(
     turns: Sequence[GrpoTurn],
     max_tokens: int,
     reference: Tensor | None,
+    further_weight: float = 0.0,
 ) -> list[dict[str, float]]:
     """One optimizer step of the members that have groups; each member's `train/*` values."""
     prompts, tokens = experience.prompts, experience.tokens
-    logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, experience.mask)
+    further: list[Tensor] = []
+    if further_weight:
+        logits, *further = further_logits(engine, *_without_padding_groups(experience), prompts.padding)
+    else:
+        logits = completion_logits(engine, prompts.tokens, tokens, prompts.padding, experience.mask)
     losses, stats = grpo_losses(
         tempered_log_probs(logits, tokens, knobs.temperatures),
         experience.old_log_probs,
@@ -278,6 +291,11 @@ def update(
         reference,
         torch.tensor(experience.groups, device=engine.device) * turns[0].algorithm.group_size,
     )
+    if further:
+        token_counts = experience.mask.view(experience.members, -1).sum(dim=1).clamp(min=1)
+        extra = further_losses(further, tokens, experience.mask, token_counts)
+        losses = losses + further_weight * extra
+        stats["further_loss"] = extra.detach()
     engine.backward(losses)
     engine.step([turn.lr for turn in turns], experience.learns)
     named = {"loss": losses.detach(), **stats, "grad_norm": engine.grad_norms()}
@@ -286,6 +304,16 @@ def update(
         {f"train/{name}": columns[name][member] for name in columns if name != "kl" or turn.algorithm.kl_weight}
         for member, turn in enumerate(turns)
     ]
+
+
+def _without_padding_groups(experience: Experience) -> tuple[Tensor, Tensor]:
+    """Tokens of the prompts and of the completions, PAD in groups that are there for another member's sake: no expert
+    is balanced by them."""
+    tokens, group = experience.prompts.tokens, experience.tokens.shape[0] // len(experience.prompts)
+    counts = torch.tensor(experience.groups, device=tokens.device)[:, None]
+    real = (torch.arange(len(tokens) // experience.members, device=tokens.device) < counts).flatten()[:, None]
+    completions = experience.tokens.masked_fill(~real.repeat_interleave(group, dim=0), PAD_ID)
+    return tokens.masked_fill(~real, PAD_ID), completions
 
 
 def _values(

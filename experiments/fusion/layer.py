@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 
-from experiments.fusion.blocks import FeedForward, Norm, Projection, SmallAttention, project
+from experiments.fusion.blocks import FeedForward, Norm, Projection, SmallAttention, last_rows, project
 from experiments.fusion.routing import StackedRouting
 from experiments.models.attention import KVCache, Sight, attend
 from experiments.models.mla import down_widths, latent_attend
@@ -45,6 +45,19 @@ def stacked_layer(x: Tensor, weights: Mapping[str, Tensor], prefix: str, index: 
     return x + _experts(Norm.apply(x, norm), router, gate_up, down, index, context)
 
 
+def further_module(
+    hidden: Tensor, embedded: Tensor, weights: Mapping[str, Tensor], k: int, context: LayerContext
+) -> Tensor:
+    """`FurtherToken.forward` of the k-th module: (M, batch x rows, d_model), as `hidden` and `embedded` are."""
+    prefix = f"further.{k - 1}."
+    normed = (
+        Norm.apply(some, weights[f"{prefix}{name}_norm.weight"])
+        for some, name in ((hidden, "hidden"), (embedded, "token"))
+    )
+    joined = project(torch.cat(tuple(normed), dim=-1), weights[f"{prefix}joining.weight"])
+    return stacked_layer(joined, weights, f"{prefix}layer.", context.config.layers + k - 1, context)
+
+
 def _heads(x: Tensor, weights: Mapping[str, Tensor], prefix: str, index: int, context: LayerContext) -> Tensor:
     config, batch_rows = context.config, context.shape
     names = "attention_norm", "attention.qkv", "attention.out"
@@ -55,7 +68,8 @@ def _heads(x: Tensor, weights: Mapping[str, Tensor], prefix: str, index: int, co
     all_heads = config.heads + 2 * config.kv_heads, config.d_model // config.heads
     heads = Projection.apply(x, norm, qkv).view(*batch_rows, *all_heads)
     mixed = attend(heads, config.kv_heads, context.rotation, context.sight, context.cache, index)
-    return x + project(mixed.view(*x.shape[:2], -1), out)
+    looking = last_rows(x, batch_rows[1], mixed.shape[1])
+    return looking + project(mixed.view(*looking.shape[:2], -1), out)
 
 
 def _latent(x: Tensor, weights: Mapping[str, Tensor], prefix: str, index: int, context: LayerContext) -> Tensor:

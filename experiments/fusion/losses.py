@@ -35,7 +35,37 @@ def sft_losses(logits: Tensor, targets: Tensor, mask: Tensor, token_counts: Tens
         logits = logits.float()
     answers = targets.masked_fill(~mask.bool(), IGNORED)
     per_token = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="none")
-    return per_token.view(len(token_counts), -1).sum(dim=1) / token_counts
+    return per_token.unflatten(0, (len(token_counts), targets.numel() // len(token_counts))).sum(dim=1) / token_counts
+
+
+def further_losses(logits: Sequence[Tensor], targets: Tensor, mask: Tensor, token_counts: Tensor) -> Tensor:
+    """`further_loss` of each member, (M,); `logits` of module k = 1..D (N, T - k, V), the others as in `sft_losses`."""
+    losses = [sft_losses(some, targets[:, k:], mask[:, k:], token_counts) for k, some in enumerate(logits, 1)]
+    return torch.stack(losses).mean(dim=0)
+
+
+@timed_as("forward")
+def dpo_losses(
+    log_probs: Tensor, reference_log_probs: Tensor, betas: Tensor, label_smoothing: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`dpo_loss` of each member, (M,), and its statistics of each member, (M,) each.
+
+    Args:
+        log_probs, reference_log_probs: (N,), of sequences; a pair's better one stands before its worse one.
+        betas, label_smoothing: (M,).
+    """
+    rewards = betas[:, None, None] * (log_probs - reference_log_probs).view(len(betas), -1, 2)
+    chosen, rejected = rewards.unbind(dim=-1)
+    margin = chosen - rejected
+    wrong = label_smoothing[:, None]
+    losses = -(1.0 - wrong) * F.logsigmoid(margin) - wrong * F.logsigmoid(-margin)
+    stats = {
+        "margin": margin.detach(),
+        "preference_accuracy": (margin > 0).float(),
+        "chosen_reward": chosen.detach(),
+        "rejected_reward": rejected.detach(),
+    }
+    return losses.mean(dim=1), {name: values.mean(dim=1) for name, values in stats.items()}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Moments:
 class StackedAdamW(torch.optim.Optimizer):
     """Over the weights (M, N) of a stack. Say what the next step is by `prepare`, then call `step`.
 
-    grad_norms (M,): of each member's last gradient before clipping.
+    grad_norms (M,): of each member's last gradient before clipping. learned: how many weights from the front of a row
+    are updated, None for all; those behind have no gradient, and don't decay either.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StackedAdamW(torch.optim.Optimizer):
         """`row_by_row` chooses the path (None: by the device); both make the same update to rounding."""
         super().__init__([weights], {"lr": 0.0})
         self._weights = weights
+        self.learned: int | None = None
         self._row_by_row = weights.device.type == "cpu" if row_by_row is None else row_by_row
         self._members = list(members)
         self._next_lrs: list[float] = []
@@ -136,8 +138,7 @@ class StackedAdamW(torch.optim.Optimizer):
         if min(scales.flatten().tolist(), default=1.0) != 1.0:
             gradients.mul_(scales)
         # All views at once: made one by one they take as long as the updates.
-        tensors = (self._weights.detach(), gradients, self.exp_avg, self.exp_avg_sq, self.steps)
-        rows = zip(*(tensor.unbind() for tensor in tensors), strict=True)
+        rows = zip(*(tensor.unbind() for tensor in (*self._learned(gradients), self.steps)), strict=True)
         turns = zip(rows, self._members, self._next_lrs, self._next_active, strict=True)
         for (weights, gradient, first, second, count), member, lr, active in turns:
             if not active:
@@ -162,15 +163,20 @@ class StackedAdamW(torch.optim.Optimizer):
 
     def _update_all(self, gradients: Tensor) -> None:
         """An inactive member's rates are zero: its rows are multiplied by one and nothing is added."""
-        weights, active = self._weights.detach(), self._active
+        (weights, gradients, exp_avg, exp_avg_sq), active = self._learned(gradients), self._active
         gradients.mul_(self._scales())
         self.steps.add_(active.flatten())
         counts = self.steps.clamp(min=1.0)[:, None]
         weights.mul_(1.0 - self._lrs * active * self._decay)
-        self.exp_avg.lerp_(gradients, self._kept1 * active)
-        self.exp_avg_sq.mul_(1.0 - self._kept2 * active).addcmul_(gradients, gradients * (self._kept2 * active))
-        root = self.exp_avg_sq.sqrt().div_((1.0 - self._beta2**counts).sqrt()).add_(self._eps)
-        weights.sub_((self.exp_avg / root).mul_(self._lrs * active / (1.0 - self._beta1**counts)))
+        exp_avg.lerp_(gradients, self._kept1 * active)
+        exp_avg_sq.mul_(1.0 - self._kept2 * active).addcmul_(gradients, gradients * (self._kept2 * active))
+        root = exp_avg_sq.sqrt().div_((1.0 - self._beta2**counts).sqrt()).add_(self._eps)
+        weights.sub_((exp_avg / root).mul_(self._lrs * active / (1.0 - self._beta1**counts)))
+
+    def _learned(self, gradients: Tensor) -> tuple[Tensor, ...]:
+        """What is updated of weights, gradients and the two moments: views."""
+        tensors = self._weights.detach(), gradients, self.exp_avg, self.exp_avg_sq
+        return tensors if self.learned is None else tuple(tensor[:, : self.learned] for tensor in tensors)
 
 
 def solo_state(moments: Moments, layout: StackLayout, member: MemberOptimizer, lr: float) -> dict[str, Any]:
@@ -199,8 +205,11 @@ def moments_of(state: Mapping[str, Any], layout: StackLayout, device: torch.devi
     entries = state["state"]
     if not entries:
         return Moments(torch.zeros(layout.row_size, device=device), torch.zeros(layout.row_size, device=device), 0)
+    # A weight that has never had a gradient has no state: a module that is carried along.
+    zeros = (torch.zeros(shape) for shape in layout.shapes)
+    of_weights = [entries.get(index, {"exp_avg": zero, "exp_avg_sq": zero}) for index, zero in enumerate(zeros)]
     first, second = (
-        layout.pack({name: entries[index][moment] for index, name in enumerate(layout.names)}).to(device)
+        layout.pack_weights({n: entry[moment] for n, entry in zip(layout.names, of_weights, strict=True)}).to(device)
         for moment in ("exp_avg", "exp_avg_sq")
     )
     return Moments(first, second, int(entries[0]["step"]))

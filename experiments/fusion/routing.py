@@ -58,8 +58,9 @@ class StackedRouting(nn.Module):
     def balance(self, active: Sequence[bool] | None = None) -> None:
         """After a step of the members that are `active`: moves their biases against the load since the step before."""
         if self._loads and self._config.balancing == Balancing.bias:
-            loads = torch.stack([self._loads[layer] for layer in sorted(self._loads)], dim=1)
-            steps = moved(self.bias_steps, loads)
+            idle = torch.zeros_like(self.bias_steps[:, 0])  # of a module that nothing was learned of
+            loads = [self._loads.get(layer, idle) for layer in range(self.bias_steps.shape[1])]
+            steps = moved(self.bias_steps, torch.stack(loads, dim=1))
             if active is not None and not all(active):
                 chosen = torch.tensor(active, device=steps.device)[:, None, None]
                 steps = torch.where(chosen, steps, self.bias_steps)

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from experiments.batches import encode_answers, encode_prompts
 from experiments.fusion.engine import StackEngine
-from experiments.fusion.losses import sft_losses
+from experiments.fusion.losses import further_losses, sft_losses
 from experiments.fusion.values import Phase, StepValues, any_time
+from experiments.models.multi_token import further_logits
 from experiments.models.shared_prompt import completion_logits
 from experiments.tasks import Problem, Tokenizer
 
@@ -18,27 +20,36 @@ def sft_step(
     lrs: Sequence[float],
     tokenizer: Tokenizer,
     phase: Phase = any_time,
+    further_weight: float = 0.0,
 ) -> list[StepValues]:
     """Trains each member on its own batch, all of one size, at its own rate; members may be at any step.
 
     Sequences are padded to the longest of all members' batches, which changes a member's numbers by rounding at most.
-    `phase` is entered around all of it, to `learn`.
+    `phase` is entered around all of it, to `learn`. `further_weight`: of the loss of multi-token prediction.
     """
     with phase("learn"):
         examples = [example for batch in batches for example in batch]
         prompts = encode_prompts([example.prompt for example in examples], tokenizer, engine.device)
         answers = encode_answers([example.answer for example in examples], tokenizer, engine.device)
-        counts = [sum(tokenizer.answer_length(example.answer) for example in batch) for batch in batches]
-        token_counts = torch.tensor(counts, device=engine.device)
-        logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
-        losses = sft_losses(logits, answers.tokens, answers.mask, token_counts)
+        token_counts = answers.mask.view(len(batches), -1).sum(dim=1)
+        named: dict[str, Tensor] = {}
+        if further_weight:
+            logits, *further = further_logits(engine, prompts.tokens, answers.tokens, prompts.padding)
+            extra = further_losses(further, answers.tokens, answers.mask, token_counts)
+            losses = sft_losses(logits, answers.tokens, answers.mask, token_counts) + further_weight * extra
+            named["further_loss"] = extra.detach()
+        else:
+            logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
+            losses = sft_losses(logits, answers.tokens, answers.mask, token_counts)
         engine.backward(losses)
         engine.step(lrs)
-        read = torch.stack((losses.detach(), engine.grad_norms())).tolist()
+        named |= {"loss": losses.detach(), "grad_norm": engine.grad_norms()}
+        read = torch.stack(list(named.values())).T.tolist()
+        tokens = (token_counts + prompts.token_counts(len(batches))).tolist()
     return [
         StepValues(
-            updates=[{"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}],
-            tokens=count + sum(tokenizer.prompt_length(example.prompt) for example in batch),
+            updates=[{"train/lr": lr} | {f"train/{name}": value for name, value in zip(named, of_member, strict=True)}],
+            tokens=count,
         )
-        for loss, norm, lr, batch, count in zip(*read, lrs, batches, counts, strict=True)
+        for of_member, lr, count in zip(read, lrs, tokens, strict=True)
     ]

@@ -7,11 +7,12 @@ over rows; and each weight of all members, (M, *shape), is a view.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
-from experiments.models.decoder import Decoder
+from experiments.models.multi_token import new_decoder
 from orchestrator.schema.training import ModelConfig
 
 
@@ -29,7 +30,7 @@ class StackLayout:
     def of(cls, config: ModelConfig, vocab_size: int) -> "StackLayout":
         """The layout of decoders of this shape."""
         with torch.device("meta"):
-            decoder = Decoder(config, vocab_size)
+            decoder = new_decoder(config, vocab_size)
         named = list(decoder.named_parameters())
         shapes = tuple(tuple(weight.shape) for _, weight in named)
         sizes = tuple(weight.numel() for _, weight in named)
@@ -39,6 +40,11 @@ class StackLayout:
     def row_size(self) -> int:
         """N, weights of one member."""
         return sum(self.sizes)
+
+    def size_before(self, prefix: str) -> int:
+        """How many weights stand in front of the first whose name begins with `prefix`; all where none does."""
+        before = takewhile(lambda named: not named[0].startswith(prefix), zip(self.names, self.sizes, strict=True))
+        return sum(size for _, size in before)
 
     def pack(self, state: Mapping[str, Tensor]) -> Tensor:
         """One member's state dict as a row (N,), in single precision.
@@ -50,6 +56,10 @@ class StackLayout:
             raise ValueError(
                 f"{odd!r} is in the member or in the stack, not in both: members of a stack have one shape"
             )
+        return self.pack_weights(state)
+
+    def pack_weights(self, state: Mapping[str, Tensor]) -> Tensor:
+        """`pack` of what has a tensor for each weight, whatever else."""
         for name, shape in zip(self.names, self.shapes, strict=True):
             if tuple(state[name].shape) != shape:
                 raise ValueError(f"{name} is {tuple(state[name].shape)}, the stack's members have {shape}")

@@ -1,8 +1,8 @@
 """Softmax attention over rotated queries and keys, made for many small heads on a CPU as much as for a few large ones.
 
-torch's own kernel pays for each head by itself: on a CPU most of what 512 heads of 10 rows take it forward and backward
-is no arithmetic. Where heads that small are many and are learned from, scores, softmax and mixing are batched products
-over all of them instead, with a backward pass written out; elsewhere, and on a GPU, it is torch's kernel.
+torch's own kernel pays for each head by itself: on a CPU most of what 512 heads of 10 rows take it is no arithmetic.
+Where heads that small are many, scores, softmax and mixing are batched products over all of them instead, with a
+backward pass written out where they are learned from; elsewhere, and on a GPU, it is torch's kernel.
 
 Queries leave the rotation scaled by 1 / sqrt(head_dim), so that neither way has to scale scores.
 """
@@ -15,10 +15,11 @@ import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from orchestrator.schema.training import AttentionKind, ModelConfig
+from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig
 
-# Where batched products are faster on a CPU, forward and backward together: up to so many scores (rows x keys) a head,
-# from so many heads of the whole batch on. Forward alone they are not.
+# Where batched products are faster on a CPU: up to so many scores (rows x keys) a head, from so many heads of the whole
+# batch on. Forward alone too: 8,192 heads of 14 rows with a mask take 7.5 ms and torch's kernel 30, 256 of 8 rows by 30
+# keys 0.24 and 0.41. A single row, as greedy decoding has, is left to torch's.
 SMALL_SCORES_MAX = 40 * 40
 SMALL_HEADS_MIN = 64
 # Scores of more than so many keys are padded to a multiple of it: a maximum over 31 takes nine times one over 32.
@@ -104,11 +105,13 @@ class Sight(NamedTuple):
     """Which keys each row of a forward pass may look at, in the form its attention takes; one for all layers.
 
     mask: as in `Decoder.forward`. bias: where attention goes by batched products, what is added to their scores,
-    (1 or batch x kv_heads, heads / kv_heads x rows, keys padded).
+    (1 or batch x kv_heads, heads / kv_heads x rows, keys padded). first: the first row that looks; those before it are
+    only looked at, and nothing comes out of attention for them. mask and bias are of the rows from it on.
     """
 
     mask: Tensor | None
     bias: Tensor | None = None
+    first: int = 0
 
     @classmethod
     def of(cls, mask: Tensor | None, like: Tensor, config: ModelConfig, cached: bool) -> "Sight":
@@ -122,17 +125,45 @@ class Sight(NamedTuple):
             return cls(mask)
         if mask is None:
             return cls(None, _causal(rows, heads // kv_heads, like.device))
-        bias = _padded(torch.zeros(mask.shape, device=like.device).masked_fill_(~mask, -torch.inf))
+        bias = _padded(_bias(mask))
         if bias.dim() == 2:
             return cls(mask, bias.repeat(heads // kv_heads, 1)[None])
         keys = bias.shape[-1]
         return cls(mask, bias.expand(batch, heads, rows, keys).reshape(batch * kv_heads, -1, keys))
+
+    def of_rows_from(self, first: int, like: Tensor, config: ModelConfig) -> "Sight":
+        """Where only the rows of `like` (batch, rows, ...) from `first` on look: what the last layer makes of the
+        others is of no use.
+
+        Attention over latents, and experts, whose balance counts all rows, have all of them look.
+        """
+        if not first or config.attention == AttentionKind.mla or config.ffn == FeedForwardKind.moe:
+            return self
+        mask, bias, rows = self.mask, self.bias, like.shape[1]
+        if mask is not None:
+            mask = mask.expand(*mask.shape[:-2], rows, -1)[..., first:, :]
+        elif rows - first > 1:
+            mask = _lower(rows, like.device)[first:]
+        if bias is not None:
+            bias = bias.unflatten(1, (-1, rows))[:, :, first:].flatten(1, 2)
+        return Sight(mask, bias, first)
 
 
 @lru_cache(maxsize=64)
 def _causal(rows: int, group: int, device: torch.device) -> Tensor:
     """The bias of plain causality for `group` query heads a key head, (1, group x rows, keys padded)."""
     return _padded(torch.full((rows, rows), -torch.inf, device=device).triu_(1)).repeat(group, 1)[None]
+
+
+@lru_cache(maxsize=64)
+def _lower(rows: int, device: torch.device) -> Tensor:
+    """Plain causality as a mask (rows, rows)."""
+    return torch.ones(rows, rows, dtype=torch.bool, device=device).tril_()
+
+
+def _bias(mask: Tensor) -> Tensor:
+    """What a mask adds to scores."""
+    return torch.where(mask, 0.0, -torch.inf)
 
 
 def _padded(bias: Tensor) -> Tensor:
@@ -142,7 +173,7 @@ def _padded(bias: Tensor) -> Tensor:
 
 
 def attend(qkv: Tensor, kv_heads: int, rotation: Tensor, sight: Sight, cache: KVCache | None, layer: int) -> Tensor:
-    """Softmax attention without its projections: (batch, rows, heads x head_dim).
+    """Softmax attention without its projections: (batch, rows that look, heads x head_dim).
 
     qkv: (batch, rows, heads + 2 kv_heads, head_dim), queries first, then keys, then values. rotation: see
     `RotaryTable`. A `cache` is extended by these rows.
@@ -153,19 +184,43 @@ def attend(qkv: Tensor, kv_heads: int, rotation: Tensor, sight: Sight, cache: KV
     heads = all_heads - 2 * kv_heads
     rotated = rotate(qkv[:, :, : heads + kv_heads], rotation).to(qkv.dtype).transpose(1, 2)
     queries, keys = rotated.split((heads, kv_heads), dim=1)
+    queries, rows = queries[:, :, sight.first :], rows - sight.first
     values = qkv[:, :, heads + kv_heads :].transpose(1, 2)
     if cache is not None:
         keys, values = cache.extend(layer, keys, values)
-    mixed = F.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=sight.mask,
-        is_causal=sight.mask is None and rows > 1,
-        scale=1.0,
-        enable_gqa=heads != kv_heads,
-    )
+    if rows > 1 and not torch.is_grad_enabled() and _small(queries, keys.shape[2]):
+        mixed = _mixed(queries, keys, values, sight.mask)
+    else:
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=sight.mask,
+            is_causal=sight.mask is None and rows > 1,
+            scale=1.0,
+            enable_gqa=heads != kv_heads,
+        )
     return mixed.transpose(1, 2).reshape(batch, rows, -1)
+
+
+def _small(queries: Tensor, keys: int) -> bool:
+    """Whether batched products are faster than torch's kernel for queries (batch, heads, rows, head_dim)."""
+    batch, heads, rows, _ = queries.shape
+    plain = queries.dtype == torch.float32 and not queries.is_cuda
+    return plain and rows * keys <= SMALL_SCORES_MAX and batch * heads >= SMALL_HEADS_MIN
+
+
+def _mixed(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries (batch, heads, rows, head_dim) by batched products, without what a gradient needs."""
+    batch, heads, rows, head_dim = queries.shape
+    kv_heads, count = keys.shape[1:3]
+    if mask is None:
+        bias = _causal(rows, heads // kv_heads, queries.device)[..., :count]
+    else:
+        bias = _bias(mask).expand(batch, heads, rows, count).reshape(batch * kv_heads, -1, count)
+    keys, values = (some.reshape(batch * kv_heads, count, head_dim) for some in (keys, values))
+    weights, inverse = _softmax_parts(bias, queries.reshape(batch * kv_heads, -1, head_dim), keys)
+    return _narrow_product(weights, values).mul_(inverse).reshape(batch, heads, rows, head_dim)
 
 
 def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
@@ -177,9 +232,9 @@ def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
 class Attended(NamedTuple):
     """What the backward pass of `small_attention` needs. G = heads / kv_heads query heads share a key head.
 
-    queries, mixed: (batch x kv_heads, G x rows, head_dim). keys, values: (batch x kv_heads, keys padded, head_dim).
-    weights: (batch x kv_heads, G x rows, keys padded), the softmax's numerators; inverse: one over their sums,
-    (..., G x rows, 1).
+    queries, mixed: (batch x kv_heads, G x rows that look, head_dim). keys, values: (batch x kv_heads, keys padded,
+    head_dim). weights: (batch x kv_heads, G x rows that look, keys padded), the softmax's numerators; inverse: one over
+    their sums, (..., G x rows that look, 1).
     """
 
     queries: Tensor
@@ -192,9 +247,13 @@ class Attended(NamedTuple):
 
 
 def small_attention(qkv: Tensor, kv_heads: int, rotation: Tensor, bias: Tensor) -> tuple[Tensor, Attended]:
-    """`attend` by batched products, outside autograd, and what `small_attention_gradient` needs."""
+    """`attend` by batched products, outside autograd, and what `small_attention_gradient` needs.
+
+    As many rows look as `bias` has, the last ones.
+    """
     batch, rows, all_heads, head_dim = qkv.shape
     heads = all_heads - 2 * kv_heads
+    looking = bias.shape[1] * kv_heads // heads
     rotated = rotate(qkv[:, :, : heads + kv_heads], rotation)
 
     def by_key_head(some: Tensor) -> Tensor:
@@ -204,16 +263,21 @@ def small_attention(qkv: Tensor, kv_heads: int, rotation: Tensor, bias: Tensor) 
         padded[:, :, :rows] = some.transpose(1, 2)
         return padded.flatten(0, 1)
 
-    queries = rotated[:, :, :heads].transpose(1, 2).reshape(batch * kv_heads, -1, head_dim)
+    queries = rotated[:, rows - looking :, :heads].transpose(1, 2).reshape(batch * kv_heads, -1, head_dim)
     keys, values = by_key_head(rotated[:, :, heads:]), by_key_head(qkv[:, :, heads + kv_heads :])
-    # The softmax by hand: torch's takes 0.2 µs a row, whatever its length, and rows are short here. To base 2, since
-    # torch's exp is several times slower than exp2, most of all where a mask makes it zero.
+    weights, inverse = _softmax_parts(bias, queries, keys)
+    mixed = _narrow_product(weights, values).mul_(inverse)
+    joined = mixed.reshape(batch, heads, looking, head_dim).transpose(1, 2).reshape(batch, looking, -1)
+    return joined, Attended(queries, keys, values, weights, inverse, mixed, rotation)
+
+
+def _softmax_parts(bias: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax's numerators and one over their sums: see `Attended`."""
+    # By hand: torch's takes 0.2 µs a row, whatever its length, and rows are short here. To base 2, since torch's exp is
+    # several times slower than exp2, most of all where a mask makes it zero.
     weights = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=_LOG2_E)
     weights.sub_(weights.amax(dim=-1, keepdim=True)).exp2_()
-    inverse = _sum_last(weights).reciprocal_()
-    mixed = _narrow_product(weights, values).mul_(inverse)
-    joined = mixed.reshape(batch, heads, rows, head_dim).transpose(1, 2).reshape(batch, rows, -1)
-    return joined, Attended(queries, keys, values, weights, inverse, mixed, rotation)
+    return weights, _sum_last(weights).reciprocal_()
 
 
 def small_attention_gradient(grad: Tensor, seen: Attended, kv_heads: int) -> Tensor:
@@ -221,15 +285,16 @@ def small_attention_gradient(grad: Tensor, seen: Attended, kv_heads: int) -> Ten
 
     As in FlashAttention (arXiv:2205.14135, section B.2): sum_j P_ij dP_ij = dO_i . O_i.
     """
-    batch, rows, _ = grad.shape
-    head_dim = seen.queries.shape[-1]
-    grad = grad.view(batch, rows, -1, head_dim)
+    batch, looking, _ = grad.shape
+    rows, head_dim = seen.rotation.shape[-3], seen.queries.shape[-1]
+    grad = grad.view(batch, looking, -1, head_dim)
     heads = grad.shape[2]
     grads = grad.new_empty(batch, rows, heads + 2 * kv_heads, head_dim)
+    grads[:, : rows - looking, :heads] = 0.0
 
     def put(first: int, count: int, values: Tensor) -> None:
-        by_head = values.reshape(batch, count, -1, head_dim)
-        grads[:, :, first : first + count] = by_head[:, :, :rows].transpose(1, 2)
+        by_head = values.reshape(batch, count, -1, head_dim)[:, :, :rows]
+        grads[:, rows - by_head.shape[2] :, first : first + count] = by_head.transpose(1, 2)
 
     scaled = grad.transpose(1, 2).reshape(seen.mixed.shape) * seen.inverse
     put(heads + kv_heads, kv_heads, _narrow_product(seen.weights.transpose(1, 2), scaled))

@@ -62,7 +62,7 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm residual block."""
+    """Pre-norm residual block. What comes out are the rows that look, see `Sight`."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, rotation: Tensor, sight: Sight, cache: KVCache | None, counted: Tensor | None = None
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, sight, cache)
+        x = x[:, sight.first :] + self.attention(self.attention_norm(x), rotation, sight, cache)
         return x + self.feed_forward(self.feed_forward_norm(x), counted)
 
 
@@ -123,9 +123,11 @@ class Decoder(nn.Module):
         x = self.embedding(tokens)
         sight = Sight.of(mask, x, self.config, cached=cache is not None)
         counted = tokens != PAD_ID if self.config.ffn == FeedForwardKind.moe else None
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, rotation, sight, cache, counted)
-        return self.norm(x[:, rows_from:])
+        sight = sight.of_rows_from(rows_from, tokens, self.config)
+        x = self.layers[-1](x, rotation, sight, cache, counted)
+        return self.norm(x[:, rows_from - sight.first :])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of `hidden`'s rows (..., d_model)."""

@@ -59,10 +59,10 @@ class GroupLayout:
         positions, visible = positions[start:stop], visible[start:stop, :stop]
         if self.padding is None:
             return positions, None if causal else visible
-        real = torch.arange(stop, device=self.device) >= self.padding[:, None]
+        rows, diagonal = _columns(self.prompt_rows + self.steps * self.group_size, self.device)
+        real = rows[:stop] >= self.padding[:, None]
         # A padding row looks at itself, or its softmax would be over nothing.
-        itself = torch.eye(stop, dtype=torch.bool, device=self.device)[start:]
-        mask = (visible & real[:, None, :]) | itself
+        mask = (real[:, None, :] | diagonal[start:stop, :stop]).logical_and_(visible)
         return (positions - self.padding[:, None]).clamp_(min=0), mask[:, None]
 
 
@@ -76,6 +76,12 @@ def _unpadded(prompt_rows: int, group_size: int, steps: int, device: torch.devic
     owner = torch.cat((torch.full_like(prompt, -1), member))
     visible = (owner[None, :] == -1) | (owner[None, :] == owner[:, None])
     return positions, visible & (positions[None, :] <= positions[:, None])
+
+
+@lru_cache(maxsize=64)
+def _columns(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows (rows,), and which of them is itself (rows, rows)."""
+    return torch.arange(rows, device=device), torch.eye(rows, dtype=torch.bool, device=device)
 
 
 def group_layout(prompts: Tensor, group_size: int, steps: int, padding: Tensor | None) -> tuple[Tensor, GroupLayout]:

@@ -1,5 +1,7 @@
 """The stack of a fused stage, whatever its members' kind: made, joined, and a member as its session wants an engine."""
 
+from functools import lru_cache
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -10,6 +12,7 @@ from experiments.fusion.bundle import Bundle
 from experiments.fusion.checkpoint import MemberEngine
 from experiments.fusion.lora.bundle import LoraBundle, LoraMemberEngine
 from experiments.models.decoder import Decoder
+from experiments.models.multi_token import read_decoder
 from experiments.tasks import Task
 from orchestrator.schema.training import HfModelConfig, StageConfig
 
@@ -34,4 +37,10 @@ def initial_member(bundle: Bundle, config: StageConfig, parent: str) -> Decoder:
     if isinstance(bundle, LoraBundle):
         # What a bundle over a base calls a decoder.
         return cast(Decoder, bundle.member_of(initial_adapter(config, parent, bundle.base)))
-    return cast(Decoder, initial_model(config, parent, torch.device("cpu")))
+    return _output_of(parent) if parent else cast(Decoder, initial_model(config, "", torch.device("cpu")))
+
+
+@lru_cache(maxsize=1)
+def _output_of(parent: str) -> Decoder:
+    """The decoder that a committed output holds, for all members that begin with it: nobody changes it."""
+    return read_decoder(Path(parent)).float()

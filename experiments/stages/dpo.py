@@ -4,20 +4,19 @@ The policy is the output of the stage before, and so is the reference. It answer
 prompt's answers are right and some wrong, a right one is preferred to a wrong one.
 """
 
-from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from experiments.batches import DataOrder, encode_answers, encode_prompts, micro_batches, part
+from experiments.batches import encode_answers, encode_prompts, micro_batches, part
 from experiments.building import initial_model
 from experiments.channel import Channel
+from experiments.curriculum import ProblemOrder
 from experiments.losses import dpo_loss, sequence_log_probs, token_log_probs
 from experiments.models.shared_prompt import completion_logits
-from experiments.samples import preference_pairs, write_samples
-from experiments.stages.sampling import samples_of_parent
+from experiments.samples import Pair, preference_pairs
+from experiments.stages.sampling import Drawn, samples_of_parent
 from experiments.stages.session import Session, open_session
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import DpoConfig, stage_config
@@ -29,34 +28,24 @@ def is_done(session: Session) -> bool:
 
 
 def run(assignment: Assignment, channel: Channel) -> Outcome:
-    """Runs or resumes the stage; raises what `open_session` does, and ValueError where no prompt has a right and a
-    wrong answer."""
+    """Runs or resumes the stage; raises what `open_session` and `pairs_of` do."""
     algorithm = cast(DpoConfig, stage_config(assignment.stage.config).algorithm)
     with open_session(assignment, channel, algorithm.batch_size) as (session, engine):
         tokenizer, device = session.tokenizer, session.device
-        samples = samples_of_parent(session, assignment.parent_dir, algorithm.sampling)
-        pairs = preference_pairs(samples, algorithm.sampling.keep)
-        if not pairs:
-            raise ValueError(
-                f"algorithm.sampling: no prompt of {len(samples)} different answers has both a right and a wrong one; "
-                f"raise per_prompt ({algorithm.sampling.per_prompt}) or temperature ({algorithm.sampling.temperature})"
-            )
-        order = DataOrder(len(pairs), session.config.seed)
+        drawn = pairs_of(session, assignment.parent_dir)
+        order = ProblemOrder([], drawn.items, session.config.seed)
         mine = part(algorithm.batch_size, session.rank, session.world_size)
         reference = initial_model(session.config, assignment.parent_dir, device)
 
         while True:
             session.evaluate_if_due()
             if is_done(session):
-                outcome = session.finish()
-                if session.rank == 0:
-                    write_samples(samples, Path(assignment.output_dir))
-                return replace(outcome, metrics={**outcome.metrics, "pairs": float(len(pairs))})
+                return drawn.handed_in(session, session.finish())
             if session.stop_requested():
-                return session.pause()
+                return drawn.handed_in(session, session.pause())
 
             with session.phase("learn"), engine.unparked(assignment.parks):
-                batch = [pairs[i] for i in order[session.next_items()]][mine]
+                batch = order[session.next_items()][mine]
                 prompts = encode_prompts([pair.prompt for pair in batch], tokenizer, device)
                 # A pair's answers are neighbours, so that its prompt is computed once.
                 texts = [text for pair in batch for text in (pair.chosen, pair.rejected)]
@@ -94,3 +83,17 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
             session.record({**totals, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
             read = sum(tokenizer.prompt_length(pair.prompt) for pair in batch)
             session.complete_step(tokens=read + sum(map(tokenizer.answer_length, texts)))
+
+
+def pairs_of(session: Session, policy: str) -> Drawn[Pair]:
+    """What the stage learns of the `policy` (a folder), see `samples_of_parent`. Raises ValueError where no prompt has
+    a right and a wrong answer of it. Collective."""
+    sampling = cast(DpoConfig, session.config.algorithm).sampling
+    samples = samples_of_parent(session, policy, sampling)
+    pairs = preference_pairs(samples, sampling.keep)
+    if not pairs:
+        raise ValueError(
+            f"algorithm.sampling: no prompt of {len(samples)} different answers has both a right and a wrong one; "
+            f"raise per_prompt ({sampling.per_prompt}) or temperature ({sampling.temperature})"
+        )
+    return Drawn(samples, pairs, "pairs")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,19 +20,38 @@ from experiments.fusion.bundle import Bundle, items_per_step
 from experiments.fusion.values import StepValues
 from experiments.generators import OwnGenerators
 from experiments.parts import timed_as
-from experiments.stages import grpo, sft
+from experiments.stages import dpo, grpo, rejection_sft, sft
 from experiments.stages.bundles import initial_member, member_engine, open_bundle
 from experiments.stages.program import Program
+from experiments.stages.sampling import Drawn
 from experiments.stages.session import Session
 from experiments.tasks import load_task
 from orchestrator.schema import Assignment, Outcome
-from orchestrator.schema.training import AlgorithmConfig, GrpoConfig, SftConfig, stage_config
+from orchestrator.schema.training import (
+    AlgorithmConfig,
+    DpoConfig,
+    GrpoConfig,
+    RejectionSftConfig,
+    SftConfig,
+    StageConfig,
+    stage_config,
+)
 
 REFILL_S = 1.0
 """An empty stack waits so long for new members [s]: whoever gives out seats hears of free ones at once, and to start
 another program takes about as long."""
 
-IS_DONE: Mapping[type[AlgorithmConfig], Callable[[Session], bool]] = {SftConfig: sft.is_done, GrpoConfig: grpo.is_done}
+IS_DONE: Mapping[type[AlgorithmConfig], Callable[[Session], bool]] = {
+    SftConfig: sft.is_done,
+    GrpoConfig: grpo.is_done,
+    RejectionSftConfig: sft.is_done,
+    DpoConfig: dpo.is_done,
+}
+DRAWS: Mapping[type[AlgorithmConfig], Callable[[Session, str], Drawn[Any]]] = {
+    RejectionSftConfig: rejection_sft.examples_of,
+    DpoConfig: dpo.pairs_of,
+}
+"""Those that learn of what they sample, once, from the output of the stage before."""
 
 
 def run(stack: Stack) -> None:
@@ -48,6 +68,7 @@ def run(stack: Stack) -> None:
 class _Member:
     session: Session
     generators: OwnGenerators
+    drawn: Drawn[Any] | None
 
 
 class _Members:
@@ -64,7 +85,9 @@ class _Members:
     def admit(self) -> bool:
         """Takes in who has arrived; False once nobody is there and nobody came."""
         arrivals = self._stack.arrivals(0.0 if self._members else REFILL_S)
-        for assignment, channel in arrivals:
+        for number, (assignment, channel) in enumerate(arrivals):
+            if number and any(member.drawn is not None for member in self._members.values()):
+                self.let_asked_pause()  # each samples for as long as it takes: nobody is to wait for all of them
             self._device = self._device or open_device(assignment)
             with self._failing_alone(assignment.bundle_id):
                 self._members[assignment.bundle_id] = self._set_up(assignment, channel, self._device)
@@ -121,10 +144,13 @@ class _Members:
                 self._bundle = open_bundle(task, config, device)
             bundle = self._bundle
             engine, count = member_engine(bundle, name, config), items_per_step(config)
-            session = Session(assignment, channel, config, bundle.task, engine, self._program, count)
-            bundle.put_in(name, session, initial_member(bundle, config, assignment.parent_dir))
+            learner, draw = _learner(assignment, config), DRAWS.get(type(config.algorithm))
+            session = Session(learner, channel, config, bundle.task, engine, self._program, count)
+            drawn = None if draw is None else draw(session, assignment.parent_dir)
+            items = None if drawn is None else drawn.items
+            bundle.put_in(name, session, initial_member(bundle, config, learner.parent_dir), items=items)
             session.restore()
-        return _Member(session, generators)
+        return _Member(session, generators, drawn)
 
     def _take_dev(self, sessions: Sequence[Session]) -> None:
         for session, result in self._evaluate(sessions, "dev"):
@@ -150,6 +176,9 @@ class _Members:
         return [(session, known[key]) for key, session in zip(keys, sessions, strict=True)]
 
     def _end(self, session: Session, outcome: Outcome) -> None:
+        drawn = self._members[session.assignment.bundle_id].drawn
+        if drawn is not None:
+            outcome = drawn.handed_in(session, outcome)
         self._forget(session.assignment.bundle_id)
         self._stack.ended(session.assignment.bundle_id, outcome)
 
@@ -177,6 +206,12 @@ class _Members:
         except Exception as error:
             self._forget(name)
             self._stack.failed(name, error)
+
+
+def _learner(assignment: Assignment, config: StageConfig) -> Assignment:
+    """The assignment of whoever trains, whose parent it begins with."""
+    algorithm = config.algorithm
+    return rejection_sft.learner(assignment, algorithm) if isinstance(algorithm, RejectionSftConfig) else assignment
 
 
 def _weights_of(session: Session) -> tuple[object, ...]:

@@ -7,32 +7,42 @@ learns them, or with `fresh` a model with new weights of the stage's own shape, 
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from experiments.channel import Channel
 from experiments.curriculum import ProblemOrder
-from experiments.samples import verified, write_samples
-from experiments.stages.sampling import samples_of_parent
-from experiments.stages.session import open_session
+from experiments.samples import verified
+from experiments.stages.sampling import Drawn, samples_of_parent
+from experiments.stages.session import Session, open_session
 from experiments.stages.sft import learn
+from experiments.tasks import Problem
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import RejectionSftConfig, stage_config
 
 
 def run(assignment: Assignment, channel: Channel) -> Outcome:
-    """Runs or resumes the stage; raises what `open_session` does, and ValueError if no answer is right."""
+    """Runs or resumes the stage; raises what `open_session` and `examples_of` do."""
     algorithm = cast(RejectionSftConfig, stage_config(assignment.stage.config).algorithm)
-    learner = replace(assignment, parent_dir="") if algorithm.fresh else assignment
-    with open_session(learner, channel, algorithm.batch_size) as (session, engine):
-        samples = samples_of_parent(session, assignment.parent_dir, algorithm.sampling)
-        examples = verified(samples, algorithm.sampling.keep)
-        if not examples:
-            raise ValueError(
-                f"algorithm.sampling: none of {len(samples)} different answers is right; raise per_prompt "
-                f"({algorithm.sampling.per_prompt}), or train the stage before for longer"
-            )
-        outcome = learn(session, engine, ProblemOrder([], examples, session.config.seed))
-        if outcome.finished and session.rank == 0:
-            write_samples(samples, Path(assignment.output_dir))
-        return replace(outcome, metrics={**outcome.metrics, "examples": float(len(examples))})
+    with open_session(learner(assignment, algorithm), channel, algorithm.batch_size) as (session, engine):
+        drawn = examples_of(session, assignment.parent_dir)
+        outcome = learn(session, engine, ProblemOrder([], drawn.items, session.config.seed))
+        return drawn.handed_in(session, outcome)
+
+
+def learner(assignment: Assignment, algorithm: RejectionSftConfig) -> Assignment:
+    """The assignment of whoever learns: one that is `fresh` has no parent, whoever its teacher is."""
+    return replace(assignment, parent_dir="") if algorithm.fresh else assignment
+
+
+def examples_of(session: Session, teacher: str) -> Drawn[Problem]:
+    """What the stage learns of the policy at `teacher`, see `samples_of_parent`. Raises ValueError if no answer of that
+    is right. Collective."""
+    sampling = cast(RejectionSftConfig, session.config.algorithm).sampling
+    samples = samples_of_parent(session, teacher, sampling)
+    examples = verified(samples, sampling.keep)
+    if not examples:
+        raise ValueError(
+            f"algorithm.sampling: none of {len(samples)} different answers is right; raise per_prompt "
+            f"({sampling.per_prompt}), or train the stage before for longer"
+        )
+    return Drawn(samples, examples, "examples")

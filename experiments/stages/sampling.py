@@ -1,8 +1,10 @@
 """What a stage samples from the policy before it, once: drawn by the whole gang, and kept for whoever resumes."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,26 @@ from experiments.gang import sum_over_processes
 from experiments.rollout.engine import open_rollouts
 from experiments.samples import FILE, Sample, draw_samples, read_samples, write_samples
 from experiments.stages.session import Session
+from orchestrator.schema import Outcome
 from orchestrator.schema.training import SamplingConfig
+
+Item = TypeVar("Item", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn(Generic[Item]):
+    """samples: all that were drawn. items: what the stage learns of them, called `kind` in its outcome."""
+
+    samples: list[Sample]
+    items: Sequence[Item]
+    kind: str
+
+    def handed_in(self, session: Session, outcome: Outcome) -> Outcome:
+        """The `outcome` of the stage that learned them, with their number; a finished stage's output has the samples,
+        for whoever wants to see them."""
+        if outcome.finished and session.rank == 0:
+            write_samples(self.samples, Path(session.assignment.output_dir))
+        return replace(outcome, metrics={**outcome.metrics, self.kind: float(len(self.items))})
 
 
 def samples_of_parent(session: Session, parent: str, sampling: SamplingConfig) -> list[Sample]:

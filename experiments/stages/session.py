@@ -165,8 +165,9 @@ class Session:
     @timed_as("report")
     def record(self, values: Mapping[str, Tensor | float], weight: float = 1.0) -> None:
         """Adds to the `train/*` series: means over `REPORT_EVERY_STEPS` steps (and the gang) weighted by `weight`."""
+        series = self.progress.series
         for name, value in values.items():
-            self.progress.series.setdefault(name, []).append((float(value), weight))
+            series.setdefault(name, []).append((float(value), weight))
 
     @timed_as("report")
     def complete_step(self, tokens: int) -> None:
@@ -283,12 +284,19 @@ class Session:
         sums = [
             (sum(value * weight for value, weight in series[n]), sum(weight for _, weight in series[n])) for n in names
         ]
-        totals = sum_over_processes(torch.tensor(sums, dtype=torch.float64, device=self.device)).tolist()
+        totals = self._over_processes(sums)
         means = {name: total / weight for name, (total, weight) in zip(names, totals, strict=True) if weight}
         if means:
             self._report({**means, "train/tokens_seen": self._tokens_seen()})
         # The names stay, so that every process of a gang has the same rows in the next sum.
         self.progress.series = {name: [] for name in names}
+
+    def _over_processes(self, rows: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Their sums over the gang. Collective."""
+        if self.world_size == 1:
+            return rows
+        summed = sum_over_processes(torch.tensor(rows, dtype=torch.float64, device=self.device)).tolist()
+        return [(total, weight) for total, weight in summed]
 
     def _report(self, metrics: Mapping[str, float], done: float | None = None) -> None:
         if self.rank == 0:

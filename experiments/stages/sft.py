@@ -16,6 +16,7 @@ from experiments.losses import further_loss, sft_loss
 from experiments.models.multi_token import further_logits, further_weight
 from experiments.models.shared_prompt import completion_logits
 from experiments.stages.session import Session, open_session
+from experiments.tasks import Problem
 from orchestrator.schema import Assignment, Outcome
 from orchestrator.schema.training import SftConfig, stage_config
 
@@ -35,7 +36,7 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
         return learn(session, engine, problem_order(session.task, "supervised", session.config.seed))
 
 
-def learn(session: Session, engine: Engine, order: ProblemOrder) -> Outcome:
+def learn(session: Session, engine: Engine, order: ProblemOrder[Problem]) -> Outcome:
     """The steps of a stage that learns the answers of the problems of `order`, and its end."""
     algorithm = cast(SftConfig, session.config.algorithm)
     tokenizer, device = session.tokenizer, session.device

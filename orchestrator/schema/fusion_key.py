@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from orchestrator.schema.training import ALGORITHMS, PredictionKind, RolloutEngineName, StageConfig, Training
+from orchestrator.schema.training import ALGORITHMS, RolloutEngineName, StageConfig, Training
 
 FREE = frozenset(
     {
@@ -33,6 +33,10 @@ FREE = frozenset(
         "algorithm.overlong_buffer",
         "algorithm.mask_truncated",
         "algorithm.length_penalty",
+        "algorithm.sampling",
+        "algorithm.fresh",
+        "algorithm.beta",
+        "algorithm.label_smoothing",
     }
 )
 """Fields, or groups of them, in which the members of a stack may differ. All others make up the key."""
@@ -57,8 +61,6 @@ def fusion_key(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={fields[name]}: only stages with {value} can be fused; run it alone")
     if fields.get("model.training", Training.lora) != Training.lora:
         raise ValueError("model.training=full: only adapters over one base (lora) can be fused; run it alone")
-    if fields.get("model.prediction.kind", PredictionKind.next_token) != PredictionKind.next_token:
-        raise ValueError("model.prediction.kind=multi_token: only next_token can be fused; run it alone")
     if fields.get("rollout.engine", RolloutEngineName.builtin) != RolloutEngineName.builtin:
         raise ValueError("rollout.engine=vllm: only stages with builtin can be fused; run it alone")
     if config["deepspeed"]["extra"]:

@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,17 +30,27 @@ from torch import Tensor
 from experiments.batches import Prompts
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.engine import StackEngine
-from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, sft_losses, tempered_log_probs
+from experiments.fusion.losses import (
+    GrpoKnobs,
+    advantages_of_members,
+    dpo_losses,
+    further_losses,
+    grpo_losses,
+    sft_losses,
+    tempered_log_probs,
+)
 from experiments.fusion.optimizer import MemberOptimizer
-from experiments.models.decoder import Decoder
+from experiments.losses import sequence_log_probs
+from experiments.models.multi_token import further_logits, new_decoder
 from experiments.models.shared_prompt import completion_logits
 from experiments.rollout import generate
 from experiments.tasks.tokenizer import CharTokenizer
-from orchestrator.schema.training import GrpoConfig, ModelConfig, OptimizerConfig
+from orchestrator.schema.training import GrpoConfig, ModelConfig, OptimizerConfig, PredictionConfig, PredictionKind
 
 PROMPT_TOKENS, ANSWER_TOKENS = 7, 4
 OPTIMIZER = OptimizerConfig(lr=1e-4)
 CLIP_NORM = 1.0
+FURTHER_WEIGHT = 0.3
 TOKENIZER = CharTokenizer()
 GPU_WIDTHS, CPU_WIDTHS = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16)
 
@@ -48,9 +58,11 @@ Step = Callable[[], None]
 
 
 class Trainee(Protocol):
-    """A model in training, of one member or of many. `engine` is called for logits, `model` decodes."""
+    """A model in training, of one member or of many. `engine` is called for logits, `model` decodes. `modules` for
+    further tokens are learned by the workloads `sft`."""
 
     members: int
+    modules: int
     engine: Any
     model: Any
 
@@ -64,13 +76,14 @@ class Solo:
     members = 1
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.decoder = Decoder(config, TOKENIZER.vocab_size, torch.Generator().manual_seed(0)).to(device)
+        self.decoder = new_decoder(config, TOKENIZER.vocab_size, torch.Generator().manual_seed(0)).to(device)
         self._autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
         self._adam = torch.optim.AdamW(
             self.decoder.parameters(), lr=OPTIMIZER.lr, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), weight_decay=0.0,
             fused=True,
         )  # fmt: skip
         self.engine = self.model = self
+        self.modules = modules_of(config)
         self.new_cache = self.decoder.new_cache
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -90,9 +103,9 @@ class Fused:
 
     def __init__(self, config: ModelConfig, width: int, device: torch.device, dtype: torch.dtype) -> None:
         generators = [torch.Generator().manual_seed(seed) for seed in range(width)]
-        decoders = [Decoder(config, TOKENIZER.vocab_size, generator) for generator in generators]
+        decoders = [new_decoder(config, TOKENIZER.vocab_size, generator) for generator in generators]
         self.model = StackedDecoder.of(decoders, dtype).to(device)
-        self.members = width
+        self.members, self.modules = width, modules_of(config)
         self.engine = StackEngine(self.model, [MemberOptimizer(OPTIMIZER, CLIP_NORM)] * width)
         self.engine.optimizer.prepare([OPTIMIZER.lr] * width)
 
@@ -103,6 +116,11 @@ class Fused:
         self.model.weights.grad = None
 
 
+def modules_of(config: ModelConfig) -> int:
+    """How many modules for further tokens a model of this config has."""
+    return config.prediction.depth if config.prediction.kind is PredictionKind.multi_token else 0
+
+
 def sft_workload(trainee: Trainee, batch: int, device: torch.device) -> Step:
     """`batch` examples a member."""
     rows = trainee.members * batch
@@ -111,7 +129,32 @@ def sft_workload(trainee: Trainee, batch: int, device: torch.device) -> Step:
     counts = torch.full((trainee.members,), batch * ANSWER_TOKENS, device=device)
 
     def step() -> None:
-        trainee.update(sft_losses(completion_logits(trainee.engine, prompts, answers), answers, mask, counts))
+        if not trainee.modules:
+            trainee.update(sft_losses(completion_logits(trainee.engine, prompts, answers), answers, mask, counts))
+            return
+        logits, *further = further_logits(trainee.engine, prompts, answers)
+        extra = further_losses(further, answers, mask, counts)
+        trainee.update(sft_losses(logits, answers, mask, counts) + FURTHER_WEIGHT * extra)
+
+    return step
+
+
+def dpo_workload(trainee: Trainee, pairs: int, device: torch.device) -> Step:
+    """`pairs` pairs a member, against what the model says now in place of a reference of its own."""
+    rows = trainee.members * pairs
+    prompts, answers = _tokens(rows, PROMPT_TOKENS, device), _tokens(rows * 2, ANSWER_TOKENS, device)
+    mask = torch.ones_like(answers, dtype=torch.bool)
+    betas = torch.full((trainee.members,), 0.1, device=device)
+
+    def log_probs(model: Any) -> Tensor:
+        logits = completion_logits(model, prompts, answers)
+        return sequence_log_probs(tempered_log_probs(logits, answers, None), mask)
+
+    def step() -> None:
+        with torch.no_grad():
+            references = log_probs(trainee.model)
+        losses, _ = dpo_losses(log_probs(trainee.engine), references, betas, torch.zeros_like(betas))
+        trainee.update(losses)
 
     return step
 
@@ -163,6 +206,7 @@ def _sample(trainee: Trainee, tokens: Tensor, noise: Tensor, group: int) -> Any:
 WORKLOADS: dict[str, Callable[[Trainee, torch.device], Step]] = {
     "sft batch 8": lambda trainee, device: sft_workload(trainee, 8, device),
     "sft batch 32": lambda trainee, device: sft_workload(trainee, 32, device),
+    "dpo 8 pairs": lambda trainee, device: dpo_workload(trainee, 8, device),
     "decode batch 8": lambda trainee, device: decode_workload(trainee, 8, device),
     "decode batch 64": lambda trainee, device: decode_workload(trainee, 64, device),
     "grpo 4 x 8": lambda trainee, device: grpo_workload(trainee, 4, 8, device),
@@ -267,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workloads", help=f"default all: {', '.join(WORKLOADS)}", default=",".join(WORKLOADS))
     parser.add_argument("--d-model", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--modules", type=int, default=0, help="for further tokens, which `sft` learns too")
     parser.add_argument("--repeats", type=int, default=5, help="the least of them counts")
     parser.add_argument("--calls", type=int, help="steps a repeat; default 50, on a CPU 1")
     parser.add_argument("--dtype", choices=["bf16", "fp32"], help="default bf16, on a CPU fp32")
@@ -282,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dtype = torch.bfloat16 if (options.dtype or ("bf16" if gpu else "fp32")) == "bf16" else torch.float32
     d_ff = -(-options.d_model * 8 // 3 // 16) * 16
     config = ModelConfig(d_model=options.d_model, layers=options.layers, d_ff=d_ff)
+    if options.modules:
+        config = replace(config, prediction=PredictionConfig(PredictionKind.multi_token, options.modules))
     calls = options.calls or (50 if gpu else 1)
     rows: list[Row] = []
     for workload in options.workloads.split(","):

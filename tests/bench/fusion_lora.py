@@ -53,7 +53,7 @@ def make_adapter(model: nn.Module, rank: int, seed: int) -> Adapter:
 class SoloLora:
     """One adapter by peft."""
 
-    members = 1
+    members, modules = 1, 0
 
     def __init__(self, base: nn.Module, rank: int) -> None:
         self.engine = self.model = LoraModel(base, make_adapter(base, rank, 0))
@@ -72,6 +72,8 @@ class SoloLora:
 
 class FusedLora:
     """A stack of `width` adapters."""
+
+    modules = 0
 
     def __init__(self, base: FrozenBase, rank: int, width: int) -> None:
         adapters = [make_adapter(base.model.model, rank, seed) for seed in range(width)]

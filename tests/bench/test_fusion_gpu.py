@@ -1,11 +1,12 @@
 """The benchmark of fusion runs anywhere, and its arithmetic and its table are right."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from orchestrator.schema.training import ModelConfig
+from orchestrator.schema.training import ModelConfig, PredictionConfig, PredictionKind
 from tests.bench import fusion_gpu
 from tests.bench.fusion_gpu import WORKLOADS, Fused, Row, Solo, main, measure, table
 
@@ -23,9 +24,12 @@ def test_a_step_trains_solo_and_fused(workload):
     assert [torch.equal(a, b) for a, b in zip(before[1], fused.model.weights, strict=True)] == [False, False]
 
 
-@pytest.mark.parametrize("workload", ["sft batch 8", "grpo 4 x 8"])
-def test_solo_and_fused_do_the_same_work(workload):
-    solo, fused = Solo(TINY, CPU, torch.float32), Fused(TINY, 1, CPU, torch.float32)
+@pytest.mark.parametrize("modules", [0, 2])
+@pytest.mark.parametrize("workload", ["sft batch 8", "grpo 4 x 8", "dpo 8 pairs"])
+def test_solo_and_fused_do_the_same_work(workload, modules):
+    kind = PredictionKind.multi_token if modules else PredictionKind.next_token
+    config = replace(TINY, prediction=PredictionConfig(kind, modules))
+    solo, fused = Solo(config, CPU, torch.float32), Fused(config, 1, CPU, torch.float32)
     for trainee in (solo, fused):
         torch.manual_seed(0)
         step = WORKLOADS[workload](trainee, CPU)

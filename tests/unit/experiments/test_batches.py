@@ -45,6 +45,14 @@ def test_prompts_of_one_length_need_no_padding():
     assert encode_prompts(["1+1=", "2+2="], TOKENIZER, CPU).padding is None
 
 
+def test_tokens_of_prompts_are_counted_by_parts_without_padding():
+    texts = ["1+1=", "12+34=", "5+6=", "7+8="]
+    prompts = encode_prompts(texts, TOKENIZER, CPU)
+    lengths = [TOKENIZER.prompt_length(text) for text in texts]
+    assert prompts.token_counts(2).tolist() == [sum(lengths[:2]), sum(lengths[2:])]
+    assert encode_prompts(["1+1=", "2+2="], TOKENIZER, CPU).token_counts(1).tolist() == [2 * lengths[0]]
+
+
 def test_an_answers_mask_covers_its_tokens_and_eos():
     answers = encode_answers(["4", "123"], TOKENIZER, CPU)
     assert answers.mask.tolist() == [[True, True, False, False], [True, True, True, True]]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from experiments.models.decoder import load_decoder, save_decoder
-from experiments.models.shared_prompt import completion_logits
+from experiments.models.shared_prompt import GroupLayout, completion_logits
 from tests.unit.experiments.decoders import VOCAB, small_decoder
 
 KV_HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["mha", "gqa", "mqa"])
@@ -49,6 +49,28 @@ def test_no_row_sees_later_tokens():
     changed[0, 5:] = 3
     positions = torch.arange(8)
     torch.testing.assert_close(decoder(tokens, positions)[:, :5], decoder(changed, positions)[:, :5])
+
+
+@KV_HEADS
+@pytest.mark.parametrize("batch", [2, 20], ids=["kernel", "products"])
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("first", [5, 8], ids=["some", "last"])
+def test_rows_whose_logits_nobody_wants_change_neither_the_others_nor_their_gradients(kv_heads, batch, padded, first):
+    tokens = torch.randint(3, VOCAB, (batch, 9), generator=torch.Generator().manual_seed(0))
+    layout = GroupLayout(9, 1, 1, torch.arange(batch) % 3 if padded else None, tokens.device)
+    positions, mask = layout.prompt()
+    results = []
+    for wanted in (first, 0):
+        decoder = small_decoder(kv_heads=kv_heads)
+        logits = decoder(tokens, positions, mask, logits_from=wanted)[:, first - wanted :]
+        logits.square().mean().backward()
+        with torch.no_grad():
+            cache = decoder.new_cache()
+            cached = decoder(tokens, positions, mask, cache, logits_from=wanted)[:, first - wanted :]
+        assert cache.rows == 9
+        results.append((logits, cached, *(weight.grad for weight in decoder.parameters())))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_left_padding_changes_nothing():

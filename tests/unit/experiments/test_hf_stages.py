@@ -143,6 +143,19 @@ def test_fused_adapters_end_as_they_do_alone(hf_model, tmp_path, algorithm):
     assert run.results["solo-0"].series("train/loss") != run.results["solo-1"].series("train/loss")
 
 
+SAMPLING = {"prompts": 40, "per_prompt": 8, "keep": 2, "batch_size": 16}
+SAMPLED = {
+    "rejection_sft": {"name": "rejection_sft", "max_steps": 20, "batch_size": 8, "sampling": SAMPLING},
+    "dpo": {"name": "dpo", "max_steps": 20, "batch_size": 4, "sampling": SAMPLING},
+}
+
+
+@pytest.mark.parametrize("algorithm", ["rejection_sft", pytest.param("dpo", marks=pytest.mark.slow)])
+def test_adapters_that_learn_of_their_own_samples_end_as_they_do_alone(hf_model, tmp_path, algorithm):
+    datas = hf_variants(hf_model, SAMPLED[algorithm], 2)
+    compare(tmp_path, [{**d, "optimizer": {**d["optimizer"], "lr": 1e-3, "eps": 1e-4}} for d in datas])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sft", "grpo"])
 def test_eight_fused_adapters_end_as_they_do_alone(hf_model, tmp_path, algorithm):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from orchestrator.schema.fusion_key import fusion_key
+from orchestrator.schema.fusion_key import require_one_key
 from orchestrator.schema.training import PredictionKind, stage_config
 from tests.unit.experiments.stage_runs import ALGORITHMS, run_stage, stage_data, write_problems
 
@@ -75,9 +75,11 @@ def test_reinforcement_learning_teaches_the_modules_where_it_is_told_to(supervis
     assert bool(result.series("train/further_loss")) is (weight > 0.0)
 
 
-def test_a_stack_refuses_it_and_says_what_would_do(supervised):
-    from dataclasses import asdict
-
+def test_members_of_a_stack_have_the_same_modules_and_learn_them_alike(supervised):
     _, problems, _ = supervised
-    with pytest.raises(ValueError, match=r"model\.prediction\.kind=multi_token: only next_token can be fused"):
-        fusion_key(asdict(stage_config(with_modules(problems, "sft"))))
+    config = stage_config(with_modules(problems, "sft"))
+    require_one_key([config, stage_config(with_modules(problems, "sft"))])
+    for name, value in {"kind": "next_token", "depth": 1, "weight": 0.1}.items():
+        other = stage_config(with_modules(problems, "sft", **{name: value}))
+        with pytest.raises(ValueError, match=rf"model\.prediction\.{name}=.*: the stack's members have"):
+            require_one_key([config, other])

@@ -1,11 +1,18 @@
 """Stages that learn from what the stage before samples: rejection sampling, distillation, preferences."""
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from experiments.samples import preference_pairs, read_samples, verified
-from tests.unit.experiments.stage_runs import run_stage, stage_data, told, warmed_up
+from tests.unit.experiments.stage_runs import (
+    assert_close_weights,
+    assert_same_weights,
+    run_stage,
+    stage_data,
+    told,
+    warmed_up,
+    whole_runs,
+)
 
 SAMPLING = {"prompts": 40, "per_prompt": 8, "keep": 2, "batch_size": 16}
 ALGORITHMS = {
@@ -24,11 +31,7 @@ def warm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(warm):
     """Each stage, run to its end."""
-    folder, problems, parent = warm
-    return {
-        name: run_stage(folder, stage_data(problems, algorithm), parent=parent, name=f"whole-{name}")[0]
-        for name, algorithm in ALGORITHMS.items()
-    }
+    return whole_runs(warm, ALGORITHMS)
 
 
 def _samples(warm, algorithm):
@@ -45,8 +48,7 @@ def test_a_resumed_stage_is_the_uninterrupted_one_and_does_not_sample_again(warm
     assert "rollout" in cut.phases
     assert "rollout" not in resumed.phases
     assert told(cut, resumed) == whole[algorithm].reports
-    for name, weight in whole[algorithm].weights.items():
-        assert torch.equal(resumed.weights[name], weight)
+    assert_same_weights(whole[algorithm], resumed)
 
 
 @pytest.mark.slow
@@ -56,8 +58,7 @@ def test_a_gang_of_two_learns_what_one_process_does(warm, whole, algorithm):
     data = stage_data(problems, ALGORITHMS[algorithm])
     first, _ = run_stage(folder, data, parent=parent, name=f"gang-{algorithm}", world_size=2)
     assert read_samples(folder / f"gang-{algorithm}" / "output") == _samples(warm, algorithm)
-    for name, weight in whole[algorithm].weights.items():
-        torch.testing.assert_close(first.weights[name], weight, atol=1e-5, rtol=1e-4)
+    assert_close_weights(whole[algorithm], first, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ["rejection_sft", "distill"])

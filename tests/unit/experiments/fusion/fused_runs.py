@@ -12,7 +12,8 @@ import torch
 from experiments.fusion.bundle import Bundle, SoloProgress
 from experiments.fusion.optimizer import moments_of
 from experiments.fusion.values import StepValues
-from experiments.models.decoder import Decoder, load_decoder
+from experiments.models.decoder import Decoder
+from experiments.models.multi_token import new_decoder, read_decoder
 from experiments.stages import session
 from experiments.tasks import load_task
 from orchestrator.schema.training import stage_config
@@ -178,21 +179,24 @@ def said(value: StepValues) -> dict[str, float]:
     return out
 
 
-def bundle_of(folder: Path, datas: dict[str, dict[str, Any]], parent: Path | None) -> Bundle:
-    """A bundle of fresh members."""
+def bundle_of(
+    folder: Path, datas: dict[str, dict[str, Any]], parent: Path | None, items: dict[str, list[Any]] | None = None
+) -> Bundle:
+    """A bundle of fresh members; `items` are what those learn of that sample it."""
     config = stage_config(next(iter(datas.values())))
     bundle = Bundle(load_task(config.task, folder / "cache"), config, CPU)
     for name, data in datas.items():
-        bundle.put_in(name, SoloProgress(stage_config(data)), initial(data, parent))
+        own = None if items is None else items[name]
+        bundle.put_in(name, SoloProgress(stage_config(data)), initial(data, parent), items=own)
     return bundle
 
 
 def initial(data: dict[str, Any], parent: Path | None) -> Decoder:
     """As a solo session begins."""
     if parent is not None:
-        return load_decoder(parent).float()
+        return read_decoder(parent).float()
     config = stage_config(data)
-    return Decoder(config.model, 99, session.seeded_generator(config.seed, "weights"))
+    return new_decoder(config.model, 99, session.seeded_generator(config.seed, "weights"))
 
 
 def advance(bundle: Bundle, run: FusedRun, steps: int) -> None:
@@ -204,12 +208,16 @@ def advance(bundle: Bundle, run: FusedRun, steps: int) -> None:
 
 
 def run_fused_beside(
-    folder: Path, datas: list[dict[str, Any]], parent: Path, seen: list[list[Stood]]
+    folder: Path,
+    datas: list[dict[str, Any]],
+    parent: Path,
+    seen: list[list[Stood]],
+    items: dict[str, list[Any]] | None = None,
 ) -> Iterator[tuple[dict[str, dict[str, float]], dict[str, dict[str, torch.Tensor]]]]:
     """All variants as one bundle that begins each step where the solo stages stood; what each member said of it, and
     its weights after it."""
     named = {str(number): data for number, data in enumerate(datas)}
-    bundle, layout = bundle_of(folder, named, parent), None
+    bundle, layout = bundle_of(folder, named, parent, items), None
     for step in range(datas[0]["algorithm"]["max_steps"]):
         layout = bundle.engine.stack.layout
         for number, stood in enumerate(seen):

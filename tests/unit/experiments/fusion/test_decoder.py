@@ -5,7 +5,7 @@ import torch
 
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.stack import StackLayout
-from experiments.models.shared_prompt import completion_logits
+from experiments.models.shared_prompt import GroupLayout, completion_logits
 from tests.unit.experiments.decoders import VOCAB, small_decoder
 
 KV_HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["mha", "gqa", "mqa"])
@@ -52,6 +52,23 @@ def test_logits_and_gradients_are_those_of_the_members(kv_heads, tied, padded):
         mine = stack.layout.unpack(stack.weights.grad[index])
         for name, weight in decoder.named_parameters():
             torch.testing.assert_close(mine[name], weight.grad, atol=1e-3, rtol=1e-4)
+
+
+@KV_HEADS
+@pytest.mark.parametrize("batch", [2, 10], ids=["kernel", "products"])
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("first", [5, 8], ids=["some", "last"])
+def test_rows_whose_logits_nobody_wants_change_neither_the_others_nor_their_gradients(kv_heads, batch, padded, first):
+    tokens = torch.randint(3, VOCAB, (batch * MEMBERS, 9), generator=torch.Generator().manual_seed(0))
+    layout = GroupLayout(9, 1, 1, torch.arange(batch * MEMBERS) % 3 if padded else None, tokens.device)
+    results = []
+    for wanted in (first, 0):
+        stack = StackedDecoder.of(_members(kv_heads=kv_heads))
+        logits = stack(tokens, *layout.prompt(), logits_from=wanted)[:, first - wanted :]
+        logits.square().mean().backward()
+        results.append((logits, stack.weights.grad))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
 @KV_HEADS

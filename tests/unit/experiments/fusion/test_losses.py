@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from experiments.fusion.losses import GrpoKnobs, advantages_of_members, grpo_losses, sft_losses, tempered_log_probs
-from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
+from experiments.fusion.losses import (
+    GrpoKnobs,
+    advantages_of_members,
+    dpo_losses,
+    further_losses,
+    grpo_losses,
+    sft_losses,
+    tempered_log_probs,
+)
+from experiments.losses import dpo_loss, further_loss, group_advantages, grpo_loss, sft_loss, token_log_probs
 from orchestrator.schema.training import AdvantageScale, Aggregation, Baseline, GrpoConfig, ImportanceLevel
 
 CPU = torch.device("cpu")
@@ -52,6 +60,42 @@ def test_supervised_losses_and_their_gradients_are_the_members_own():
     losses.sum().backward()
     expected.sum().backward()
     assert torch.equal(together.grad, alone.grad)
+
+
+def test_losses_of_further_tokens_and_their_gradients_are_the_members_own():
+    logits, targets, mask, generator = _draw()
+    further = [torch.randn(len(logits), LENGTH - k, VOCAB, generator=generator) for k in range(1, LENGTH + 1)]
+    together, alone = ([some.clone().requires_grad_() for some in further] for _ in range(2))
+    losses = further_losses(together, targets, mask, mask.view(MEMBERS, -1).sum(dim=1))
+    of_members = [
+        further_loss([some[_rows(m)] for some in alone], targets[_rows(m)], mask[_rows(m)]) for m in range(MEMBERS)
+    ]
+    torch.testing.assert_close(losses, torch.stack(of_members), atol=1e-6, rtol=1e-6)
+    losses.sum().backward()
+    sum(of_members).backward()
+    for some, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(some.grad, other.grad, atol=1e-7, rtol=1e-6)
+
+
+def test_losses_of_preferences_and_their_gradients_and_statistics_are_the_members_own():
+    betas, smoothing = (0.1, 0.5, 2.0), (0.0, 0.1, 0.4)
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = torch.randn(2, MEMBERS * EACH, generator=generator)
+    together, alone = policy.clone().requires_grad_(), policy.clone().requires_grad_()
+    losses, stats = dpo_losses(together, reference, torch.tensor(betas), torch.tensor(smoothing))
+    of_members = []
+    for member in range(MEMBERS):
+        ours, theirs = alone[_rows(member)], reference[_rows(member)]
+        options = {"beta": betas[member], "label_smoothing": smoothing[member]}
+        loss, expected = dpo_loss(ours[::2], ours[1::2], theirs[::2], theirs[1::2], **options)
+        of_members.append(loss)
+        assert stats.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(stats[name][member], value, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(losses, torch.stack(of_members), atol=1e-6, rtol=1e-6)
+    losses.sum().backward()
+    sum(of_members).backward()
+    torch.testing.assert_close(together.grad, alone.grad, atol=1e-7, rtol=1e-6)
 
 
 def _policy_losses(algorithms):

@@ -56,6 +56,19 @@ def _alone(member, steps):
 
 
 @PATHS
+def test_weights_behind_those_that_are_learned_stay_as_they_are(row_by_row):
+    front = LAYOUT.size_before("layers.1.")
+    (whole, all_of_it), (weights, optimizer) = _stack(row_by_row), _stack(row_by_row)
+    before = weights.detach().clone()
+    optimizer.learned = front
+    _step(whole, all_of_it, 0)
+    _step(weights, optimizer, 0)
+    assert 0 < front < LAYOUT.row_size
+    assert torch.equal(weights[:, :front], whole[:, :front])
+    assert torch.equal(weights[:, front:], before[:, front:])
+
+
+@PATHS
 def test_every_members_update_is_that_of_torch_alone(row_by_row):
     weights, optimizer = _stack(row_by_row)
     norms = []

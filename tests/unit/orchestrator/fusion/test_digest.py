@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.fusion import fusion_digest
 from orchestrator.schema import Stage
+from orchestrator.sweep import compose_study
 from tests.unit.orchestrator.builders import fusable_config, stage
 
 
@@ -61,3 +62,41 @@ def test_an_entrypoint_of_another_package_is_not_what_the_fused_program_trains()
     made = replace(stage("main", fusable=True), fused_entrypoint="theirs.fused:run")
     assert fusion_digest(replace(made, entrypoint="theirs.sft:run")) != ""
     assert fusion_digest(replace(made, entrypoint="mine.sft:run")) == ""
+
+
+@pytest.mark.parametrize("recipe", ["sft", "r1_zero", "r1", "distill", "dpo"])
+def test_the_seeds_of_a_recipe_train_every_stage_behind_the_base_together(recipe: str) -> None:
+    variants = compose_study([f"recipe={recipe}", "task=addition_cot", "seed=range(0,3)"]).variants
+    for stages in zip(*(variant.stages for variant in variants), strict=True):
+        digests = {fusion_digest(stage) for stage in stages}
+        assert len(digests) == 1, stages[0].name
+        assert digests != {""}, stages[0].name
+        assert len({stage.key for stage in stages}) == (1 if stages[0].name == "base" else 3)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "algorithm=rejection_sft,distill",
+        "algorithm=rejection_sft algorithm.sampling.per_prompt=4,8",
+        "algorithm=dpo algorithm.beta=0.1,0.3",
+        "algorithm=dpo algorithm.label_smoothing=0,0.1",
+    ],
+)
+def test_what_a_member_has_to_itself_does_not_part_it_from_others(sweep: str) -> None:
+    variants = compose_study(["recipe=warm_start", *sweep.split()]).variants
+    assert len({fusion_digest(variant.stages[-1]) for variant in variants}) == 1
+
+
+@pytest.mark.parametrize("sweep", ["algorithm=sft,rejection_sft,dpo", "heads=next_token,multi_token"])
+def test_what_steps_otherwise_or_has_another_shape_is_another_stack(sweep: str) -> None:
+    variants = compose_study(["recipe=warm_start", sweep]).variants
+    digests = {fusion_digest(variant.stages[-1]) for variant in variants}
+    assert len(digests) == len(variants)
+    assert "" not in digests
+
+
+@pytest.mark.parametrize("recipe", ["quantized", "quantized_aware"])
+def test_stages_about_quantization_run_alone(recipe: str) -> None:
+    (variant,) = compose_study([f"recipe={recipe}", "algorithm=sft", "quantization=int8"]).variants
+    assert [bool(fusion_digest(stage)) for stage in variant.stages] == [True] + [False] * (len(variant.stages) - 1)
