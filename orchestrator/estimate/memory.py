@@ -126,7 +126,8 @@ def model_states(
 class Shape:
     """A decoder's sizes. `kv_width` is key/value heads x head size as attention computes with them; `cached_width` what
     a layer's cache holds of a token: both, or what stands for them. `beside`: numbers a row that a layer keeps for its
-    backward pass beside those of heads and one SwiGLU."""
+    backward pass beside those of heads and one SwiGLU. `narrow_end`: of rows that no logit is made of its last layer
+    computes keys and values alone, where no modules follow."""
 
     d_model: int
     layers: int
@@ -136,6 +137,7 @@ class Shape:
     vocabulary: int
     cached_width: int
     beside: int = 0
+    narrow_end: bool = False
 
 
 def learning_bytes(
@@ -169,6 +171,9 @@ def learning_bytes(
     layers = count * shape.d_model + kept if checkpointing else count * kept
     ends = (4 + 12 * modules) * shape.d_model
     values = batch * rows * (layers + gradients + ends)
+    if shape.narrow_end and not checkpointing and not modules:
+        behind_keys = kept - 3 * shape.d_model - 3 * shape.kv_width
+        values -= max(0.0, batch * rows - predicted) * behind_keys
     return width * values + (1 + modules) * predicted * shape.vocabulary * (2 * width + 3 * FP32)
 
 

@@ -194,6 +194,7 @@ def shape_of(model: ModelConfig) -> Shape:
         vocabulary=_VOCABULARY,
         cached_width=cached_width(model),
         beside=beside,
+        narrow_end=not latent and model.ffn != FeedForwardKind.moe,
     )
 
 
