@@ -32,11 +32,12 @@ IN_ORDER = pytest.mark.parametrize("name", sorted(set(PACKINGS) - {"frontier", "
 def filled(name: str, nodes: Sequence[Node], queue: Sequence[Demand], leaving: int) -> tuple[Room, list[Placement]]:
     """A room where the policy placed a queue, then every `leaving`-th left; and who sits there."""
     room = Room(nodes)
+    kinds = {request.stage_key: request.demand.kind for request in asking(*queue)}
     placements = list(PACKINGS[name]()(snapshot(room), asking(*queue)))
-    for placement, request in zip(placements, asking(*queue), strict=False):
-        room.take(placement, request.demand.kind)
-    for placement, request in list(zip(placements, asking(*queue), strict=False))[::leaving]:
-        room.give_back(placement, request.demand.kind)
+    for placement in placements:
+        room.take(placement, kinds[placement.stage_key])
+    for placement in placements[::leaving]:
+        room.give_back(placement, kinds[placement.stage_key])
     del placements[::leaving]
     return room, placements
 
