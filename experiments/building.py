@@ -27,6 +27,7 @@ from experiments.models.hf import FullModel, load_base
 from experiments.models.multi_token import new_decoder, read_decoder
 from experiments.tasks.tokenizer import hf_tokenizer_of, tokenizer_of
 from orchestrator.schema.training import AnyModelConfig, HfModelConfig, StageConfig, Training, model_config
+from orchestrator.schema.trust import code_is_trusted
 
 Model = Decoder | LoraStack | FullModel
 
@@ -105,7 +106,9 @@ def _one_adapter(base: FrozenBase, adapter: Adapter) -> LoraStack:
 
 
 def _full(model: HfModelConfig, folder: Path, device: torch.device) -> FullModel:
-    full = FullModel(load_base(folder, device, getattr(torch, model.dtype), model.attention))
+    # An output has its code from the model that was trained.
+    trusted = code_is_trusted(model.path)
+    full = FullModel(load_base(folder, device, getattr(torch, model.dtype), model.attention, run_code=trusted))
     if model.gradient_checkpointing:
         full.recompute_layers()
     return full

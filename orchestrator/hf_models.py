@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.config import ConfigError
 from orchestrator.schema.training import Training
+from orchestrator.schema.trust import TRUSTED_MODELS, code_is_trusted
 
 CONFIG_FILE = "config.json"
 
@@ -57,8 +58,11 @@ def check_hf_model(prefix: str, model: Mapping[str, Any], deepspeed: Mapping[str
         published = json.loads((folder / CONFIG_FILE).read_text())
     except ValueError as error:
         raise ConfigError(f"{prefix}model.path", model["path"], f"{CONFIG_FILE} is not JSON ({error})") from None
-    if "auto_map" in published:
-        remedy = "its code comes with it (auto_map), and such code is never run; use a model that transformers has"
+    if "auto_map" in published and not code_is_trusted(folder):
+        remedy = (
+            "its code comes with it (auto_map), and such code is never run but in folders an administrator trusts; "
+            f"use a model that transformers has, or set {TRUSTED_MODELS}={folder} where studies are submitted and run"
+        )
         raise ConfigError(f"{prefix}model.path", model["path"], remedy)
     lora = model["lora"]
     if model["training"] == Training.lora and lora["rank"] > lora["max_rank"]:

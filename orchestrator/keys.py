@@ -25,7 +25,7 @@ COMPUTING_PACKAGES = ("torch", "deepspeed", "numpy", "reasoning-gym", "transform
 # Of these the bytes count, not where they lie.
 _FILES = (("task", "path"), ("model", "path"))
 # What of a model's folder a stage reads.
-_MODEL_FILES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
+_MODEL_FILES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model", ".py"})
 _OF_DECAY = frozenset({"decay", "decay_fraction", "decay_steps"})
 
 

@@ -21,10 +21,13 @@ def load_base(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
+    *,
+    run_code: bool = False,
 ) -> nn.Module:
     """The causal language model at `folder`, frozen.
 
-    Only `config.json` and safetensors are read: no network, no pickles, no code that comes with the model.
+    Only `config.json` and safetensors are read: no network, no pickles, and code that comes with the model only if told
+    to `run_code`.
 
     Raises:
         FileNotFoundError: where there is no `config.json` or no safetensors.
@@ -43,7 +46,7 @@ def load_base(
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=run_code,
         )
     return model.to(device or torch.device("cpu")).requires_grad_(False).eval()
 

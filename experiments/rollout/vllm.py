@@ -22,6 +22,7 @@ from experiments.rollout.batch import CachedModel, Rollout, Sampling
 from experiments.rollout.vllm_tensors import prompt_ids, seeds_of, to_rollout, weights_by_name
 from experiments.tasks.tokenizer import Tokenizer
 from orchestrator.schema.training import HfModelConfig
+from orchestrator.schema.trust import code_is_trusted
 
 
 class VllmRollouts:
@@ -35,7 +36,7 @@ class VllmRollouts:
             gpu_memory_utilization=memory_fraction,
             # Log-probabilities of the distribution that was sampled from, temperature included.
             logprobs_mode="processed_logprobs",
-            trust_remote_code=False,
+            trust_remote_code=code_is_trusted(config.path),
             skip_tokenizer_init=True,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tasks.tokenizer import Rows
+from orchestrator.schema.trust import code_is_trusted
 
 # Processes are forked; a pool of threads that is not there in the child would be waited for.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -88,13 +89,14 @@ class HfTokenizer:
 
 
 def load(path: str, chat_template: str) -> HfTokenizer:
-    """The tokenizer in a model's folder: no network, and no code that comes with it.
+    """The tokenizer in a model's folder: no network, and code that comes with it only where that is trusted.
 
     Raises OSError where there is none, ValueError for one that can't be used.
     """
     if not (Path(path) / "tokenizer_config.json").is_file() and not (Path(path) / "tokenizer.json").is_file():
         raise FileNotFoundError(f"model.path={path}: no tokenizer.json; save the tokenizer beside the model")
-    tokenizer = _auto_tokenizer().from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    trusted = code_is_trusted(path)
+    tokenizer = _auto_tokenizer().from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
     return HfTokenizer(tokenizer, with_template=chat_template == "auto")
 
 

@@ -17,6 +17,7 @@ from experiments.batches import seeded_generator
 from experiments.models.adapter import Adapter, Site, draw_adapter
 from experiments.models.hf import HfModel, find_sites, load_base
 from orchestrator.schema.training import HfModelConfig, LoraConfig
+from orchestrator.schema.trust import code_is_trusted
 
 
 class LowRank(NamedTuple):
@@ -55,7 +56,8 @@ class FrozenBase:
     @classmethod
     def load(cls, config: HfModelConfig, device: torch.device) -> "FrozenBase":
         """The model that a stage's config names. Raises what `load_base` and `find_sites` do."""
-        model = load_base(Path(config.path), device, getattr(torch, config.dtype), config.attention)
+        folder, dtype = Path(config.path), getattr(torch, config.dtype)
+        model = load_base(folder, device, dtype, config.attention, run_code=code_is_trusted(folder))
         base = cls(model, config.lora.target_modules, config.path)
         if config.gradient_checkpointing:
             base.model.recompute_layers(base._again)

@@ -112,7 +112,8 @@ class HfModelConfig:
     the study is composed. `dtype`, of its weights, is `float32` or `bfloat16`; adapters are float32 beside either.
     `attention`: `sdpa` or `eager`. `gradient_checkpointing` keeps each layer's input only and computes the rest again.
     `chat_template`: `auto` reads a prompt as a user's message where the tokenizer has a template, `none` as it stands.
-    `lora` is for `training=lora`. Code that comes with a model is never run, pickled weights are never read.
+    `lora` is for `training=lora`. Code that comes with a model is run only where an administrator trusts its folder
+    (`schema.trust`), pickled weights are never read.
     """
 
     name: str = "hf"

@@ -11,11 +11,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from experiments.batches import encode_prompts
+from experiments.building import load_model
+from experiments.fusion.lora.base import FrozenBase
 from experiments.models.adapter import Site, draw_adapter, load_adapter, save_adapter
 from experiments.models.hf import HfModel, find_sites, load_base
 from experiments.models.shared_prompt import completion_logits
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer
+from orchestrator.schema.training import HfModelConfig, Training
 from tests.unit.experiments.fusion.lora.lora_runs import SIZE, TARGETS, tiny_model
 from tests.unit.experiments.peft_alone import LoraModel
 
@@ -102,6 +105,45 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
     with pytest.raises(ValueError, match=r"trust_remote_code|custom code"):
         load_base(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def of_its_own(tmp_path):
+    """The folder of a model whose class lies beside its weights: a Llama that doubles its logits."""
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {
+        "model_type": "doubled",
+        "architectures": ["Doubled"],
+        "auto_map": {"AutoConfig": "modeling_doubled.Config", "AutoModelForCausalLM": "modeling_doubled.Doubled"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modeling_doubled.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class Config(LlamaConfig):\n    model_type = 'doubled'\n\n\n"
+        "class Doubled(LlamaForCausalLM):\n    config_class = Config\n\n"
+        "    def forward(self, *args, **kwargs):\n        output = super().forward(*args, **kwargs)\n"
+        "        output.logits = 2 * output.logits\n        return output\n"
+    )
+    return tmp_path
+
+
+def test_code_that_comes_with_a_model_is_run_where_its_folder_is_trusted(of_its_own, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_TRUSTED_MODELS", str(of_its_own))
+    base = FrozenBase.load(HfModelConfig(path=str(of_its_own)), CPU)
+    tokens = torch.randint(3, 99, (1, 5))
+    torch.testing.assert_close(base.model.model(tokens).logits, 2 * tiny_model()(tokens).logits, **CLOSE)
+
+
+def test_an_output_of_a_trusted_model_takes_its_code_along(of_its_own, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("ORCHESTRATOR_TRUSTED_MODELS", str(of_its_own))
+    config = HfModelConfig(path=str(of_its_own), training=Training.full)
+    output = tmp_path_factory.mktemp("output")
+    load_model(config, of_its_own, CPU).save(output)
+    tokens = torch.randint(3, 99, (1, 5))
+    torch.testing.assert_close(
+        load_model(config, output, CPU).model(tokens).logits, 2 * tiny_model()(tokens).logits, **CLOSE
+    )
 
 
 def test_layers_are_found_by_the_end_of_their_name():

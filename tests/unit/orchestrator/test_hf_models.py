@@ -52,6 +52,22 @@ def test_a_model_with_code_of_its_own_is_refused(folder: Path) -> None:
         composed(folder)
 
 
+def test_an_administrator_can_trust_the_folders_of_models_with_code_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "config.json").write_text(json.dumps({**QWEN_2_5_0_5B, "auto_map": {"AutoConfig": "code.Config"}}))
+    monkeypatch.setenv("ORCHESTRATOR_TRUSTED_MODELS", f"/nowhere:{folder.parent}")
+    assert composed(folder)
+
+
+def test_the_bytes_of_a_models_own_code_are_in_the_key(folder: Path) -> None:
+    keys = set()
+    for code in ("one = 1\n", "one = 2\n"):
+        (folder / "modeling.py").write_text(code)
+        keys.add(composed(folder)[0].key)
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize("path", ["", "/nowhere/model", "./nowhere"])
 def test_a_folder_that_is_not_there_is_named(path: str) -> None:
     with pytest.raises(ConfigError, match=r"model\.path=.*no such folder"):
