@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mar
 # Six trials of three lengths behind one warm-up: enough for devices to be given out in turn.
 STUDY = [
     *("study=rl_vs_sft", "study.name=live", "cluster=node", "tracking=memory", "algorithm=sft", "optimizer.lr=1e-3"),
-    *("algorithm.max_steps=150,400,700", "seed=0,1", "recipe.stages.warmup.algorithm.max_steps=60"),
+    *("algorithm.max_steps=250,700,1200", "seed=0,1", "recipe.stages.warmup.algorithm.max_steps=60"),
     *("evaluation.every_steps=100", "evaluation.timed_answers=2", "task.size=1500", "task.split.supervised=100"),
     *("task.split.dev=50", "task.split.test=50"),
 ]
