@@ -12,13 +12,13 @@ from orchestrator.submission import git_revision
 
 
 def provenance(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
-    """What every record carries beside its numbers."""
+    """What every record carries beside its numbers; of the arguments not where something lies on this machine."""
     return {
         "machine": machine(),
         "load_average": os.getloadavg()[0],
         "revision": git_revision(),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sizes": vars(arguments),
+        "sizes": {name: value for name, value in vars(arguments).items() if not Path(str(value)).is_absolute()},
         "command": command,
     }
 
