@@ -220,13 +220,14 @@ class _Run:
         study, trials = state.studies[self._study_id], state.study_trials(self._study_id)
         runs = {stage.key for trial in trials for stage in trial.variant.stages}
         kind = "CPU cores standing in for GPUs" if study.device_kind is DeviceKind.CPU else "GPUs"
-        counts = f"{len(trials)} trials, {len(runs)} different stages, {len(state.room.devices)} devices"
+        devices = _some(len(state.room.devices), "device")
+        counts = f"{_some(len(trials), 'trial')}, {_some(len(runs), 'different stage')}, {devices}"
         others = [s for s in state.studies.values() if s.ended_at is None and s is not study]
         if is_search(study):
             search = study.config["search"]
-            counts = f"a {search['name']} search of up to {search['trials']} trials, {len(state.room.devices)} devices"
+            counts = f"a {search['name']} search of up to {search['trials']} trials, {devices}"
         line = f"study {study.study_id}: {counts} (device_kind={study.device_kind}: {kind})"
-        return f"{line}; {len(others)} other studies are in this queue" if others else line
+        return f"{line}; other studies in this queue: {len(others)}" if others else line
 
     def _report(self, study: Study) -> None:
         now = self._clock.now()
@@ -241,3 +242,7 @@ class _Run:
         page = self._home.report_folder(study.study_id)
         again = f"The report again: orchestrator report {study.study_id}"
         self._console.print(f"{again}; as a page: {page}", soft_wrap=True)
+
+
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
