@@ -82,6 +82,19 @@ class Result:
         return [metrics[name] for _, metrics, _ in self.reports if name in metrics]
 
 
+SAMPLING = {"prompts": 40, "per_prompt": 8, "keep": 2, "batch_size": 16}
+
+
+def sampled_algorithms(max_steps: int, beta: float) -> dict[str, dict[str, Any]]:
+    """Those that learn of what the stage before samples, by name."""
+    of_examples = {"max_steps": max_steps, "batch_size": 8, "sampling": SAMPLING}
+    return {
+        "rejection_sft": {"name": "rejection_sft", **of_examples},
+        "distill": {"name": "distill", **of_examples, "fresh": True},
+        "dpo": {"name": "dpo", "max_steps": max_steps, "batch_size": 4, "beta": beta, "sampling": SAMPLING},
+    }
+
+
 def write_problems(folder: Path) -> Path:
     """Sums of one-digit and two-digit numbers: prompts of different lengths."""
     pairs = [(a, b) for a in range(14) for b in range(10)]

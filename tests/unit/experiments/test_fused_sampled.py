@@ -15,7 +15,7 @@ from tests.unit.experiments.fusion.fused_runs import (
     write_mixed_problems,
 )
 from tests.unit.experiments.stack_runs import Seat, run_stack
-from tests.unit.experiments.stage_runs import run_stage, stage_data, told
+from tests.unit.experiments.stage_runs import SAMPLING, run_stage, sampled_algorithms, stage_data, told
 from tests.unit.experiments.test_fused import (
     LEFT_AT,
     assert_same,
@@ -28,12 +28,7 @@ from tests.unit.experiments.test_fused import (
     stop_and_go_on,
 )
 
-SAMPLING = {"prompts": 40, "per_prompt": 8, "keep": 2, "batch_size": 16}
-ALGORITHMS = {
-    "rejection_sft": {"name": "rejection_sft", "max_steps": 50, "batch_size": 8, "sampling": SAMPLING},
-    "distill": {"name": "distill", "max_steps": 50, "batch_size": 8, "sampling": SAMPLING, "fresh": True},
-    "dpo": {"name": "dpo", "max_steps": 50, "batch_size": 4, "beta": 0.3, "sampling": SAMPLING},
-}
+ALGORITHMS = sampled_algorithms(max_steps=50, beta=0.3)
 EACH = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 

@@ -5,21 +5,18 @@ from safetensors.torch import load_file
 
 from experiments.samples import preference_pairs, read_samples, verified
 from tests.unit.experiments.stage_runs import (
+    SAMPLING,
     assert_close_weights,
     assert_same_weights,
     run_stage,
+    sampled_algorithms,
     stage_data,
     told,
     warmed_up,
     whole_runs,
 )
 
-SAMPLING = {"prompts": 40, "per_prompt": 8, "keep": 2, "batch_size": 16}
-ALGORITHMS = {
-    "rejection_sft": {"name": "rejection_sft", "max_steps": 12, "batch_size": 8, "sampling": SAMPLING},
-    "distill": {"name": "distill", "max_steps": 12, "batch_size": 8, "sampling": SAMPLING, "fresh": True},
-    "dpo": {"name": "dpo", "max_steps": 12, "batch_size": 4, "beta": 0.5, "sampling": SAMPLING},
-}
+ALGORITHMS = sampled_algorithms(max_steps=12, beta=0.5)
 EACH = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
