@@ -7,7 +7,7 @@ import pytest
 from experiments.samples import preference_pairs, read_samples, verified
 from tests.unit.experiments.fusion.fused_runs import (
     assert_same_step,
-    assert_same_weights,
+    assert_same_updates,
     run_fused_beside,
     run_solo_seen,
     variants,
@@ -102,13 +102,13 @@ def test_every_step_is_the_step_that_the_solo_stage_makes_from_there(study, tmp_
         chosen = preference_pairs if algorithm == "dpo" else verified
         items[str(number)] = chosen(samples, SAMPLING["keep"])
     steps = run_fused_beside(tmp_path, datas, parent, [stood for _, stood in solo_seen], items)
-    for step, (said, weights) in enumerate(steps):
-        for number, (result, stood) in enumerate(solo_seen):
-            mine, (_, theirs, _) = said[str(number)], [r for r in result.reports if "train/lr" in r[1]][step]
+    for step, members in enumerate(steps):
+        for number, (mine, (result, _)) in enumerate(zip(members, solo_seen, strict=True)):
+            _, theirs, _ = [r for r in result.reports if "train/lr" in r[1]][step]
             if step == 0:
-                mine.pop("train/preference_accuracy", None)  # see `without_first_preference`
-            assert_same_step(mine, theirs, f"member {number}, step {step}")
-            assert_same_weights(weights[str(number)], stood[step + 1].weights, theirs["train/lr"])
+                mine.said.pop("train/preference_accuracy", None)  # see `without_first_preference`
+            assert_same_step(mine.said, theirs, f"member {number}, step {step}")
+            assert_same_updates(mine.led, datas[number], theirs["train/lr"], f"member {number}, step {step}")
 
 
 @EACH

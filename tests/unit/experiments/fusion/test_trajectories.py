@@ -11,7 +11,7 @@ from tests.unit.experiments.fusion.fused_runs import (
     STEPS,
     assert_same_step,
     assert_same_trajectory,
-    assert_same_weights,
+    assert_same_updates,
     run_fused,
     run_fused_beside,
     run_solo,
@@ -41,19 +41,22 @@ def test_two_members_go_the_ways_they_go_alone(study, tmp_path, algorithm):
 
 @BOTH
 def test_every_step_is_the_step_that_the_solo_stage_makes_from_there(study, tmp_path, algorithm):
-    """Whatever rounding grows to over fifty steps: eight members, each step from the solo stage's own state."""
+    """Whatever rounding grows to over fifty steps: eight members, each update of each step from the solo stage's own
+    state."""
     _, _, mixed, parent = study
     compare_every_step(tmp_path, variants(mixed, ALGORITHMS[algorithm], 8, calm=False), parent)
 
 
 def compare_every_step(folder, datas, parent):
-    solo = run_solo_seen(folder, datas, parent)
-    steps = run_fused_beside(folder, datas, parent, [stood for _, stood in solo])
-    for step, (said, weights) in enumerate(steps):
-        for number, (result, stood) in enumerate(solo):
+    solo, compared = run_solo_seen(folder, datas, parent), 0
+    for step, members in enumerate(run_fused_beside(folder, datas, parent, [stood for _, stood in solo])):
+        for number, (mine, (result, _)) in enumerate(zip(members, solo, strict=True)):
             _, metrics, _ = next(r for r in result.reports if r[0] == step + 1 and "train/lr" in r[1])
-            assert_same_step(said[str(number)], metrics, f"member {number}, step {step}")
-            assert_same_weights(weights[str(number)], stood[step + 1].weights, metrics["train/lr"])
+            if not mine.on_the_border:
+                assert_same_step(mine.said, metrics, f"member {number}, step {step}")
+                assert_same_updates(mine.led, datas[number], metrics["train/lr"], f"member {number}, step {step}")
+                compared += 1
+    assert compared >= 0.95 * len(datas) * datas[0]["algorithm"]["max_steps"]
 
 
 @pytest.mark.slow
@@ -83,7 +86,7 @@ def test_members_that_sample_on_go_the_ways_they_go_alone(study, tmp_path):
     fused = compare(tmp_path, datas, parent)
     for member, most in (("0", 3), ("2", 2)):
         rounds = fused.values(member, "train/sampling_rounds")
-        assert (min(rounds), max(rounds)) == (1, most)
+        assert min(rounds) < max(rounds) == most  # how few it ever needs is the warm-up's, and another on each machine
     assert not fused.values("1", "train/sampling_rounds")
 
 
@@ -130,10 +133,6 @@ def test_many_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
 @given(data=st.data())
 @settings(DRAWN, max_examples=20)
 def test_every_step_of_drawn_hyperparameters(study, tmp_path_factory, algorithm, data):
-    """With less eps Adam makes up to a full step, either way, out of a gradient of 1e-9 that is rounding only, as some
-    of GRPO's are."""
     _, _, mixed, parent = study
-    least = 1e-6 if algorithm == "grpo" else 0.0
-    drawn = knobs(algorithm).map(lambda values: {**values, "eps": max(values["eps"], least)})
-    datas = [variant(mixed, ALGORITHMS[algorithm], s, **data.draw(drawn)) for s in data.draw(SEEDS)]
+    datas = [variant(mixed, ALGORITHMS[algorithm], s, **data.draw(knobs(algorithm))) for s in data.draw(SEEDS)]
     compare_every_step(tmp_path_factory.mktemp("drawn"), datas, parent)
