@@ -215,7 +215,7 @@ class SchedulingLoop:
         instructions += self._search.further([*self._unjudged, *touched])
         snapshot = self.state.snapshot(self._clock.now())
         self._more_to_place = False
-        if len(self.state.queue) and snapshot.room.nodes:
+        if (len(self.state.queue) or self.state.drawn) and snapshot.room.nodes:
             # 5. Who goes next, within whose quota: asked for as far as somebody wants to know. Those that will train as
             # one program stand there as one, once free seats of the programs that run are filled.
             ordered = self._policies.ordering(self.state.without_impossible(snapshot))

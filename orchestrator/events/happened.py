@@ -181,7 +181,7 @@ class HaltRequested:
 class QueueRequested:
     """These trials shall wait for devices again if they are paused (`resume`) or, with `retry`, failed or cancelled.
     Trials that run, wait or are decided are left alone. With a `fate` it is a stopping policy that lets those go on
-    that it holds, and only those."""
+    that it holds, and only those; or that takes its verdict back of those that it has had finished."""
 
     at: float
     trial_ids: tuple[str, ...]

@@ -1,7 +1,7 @@
 """The data of the event machine, and the steps that its events are made of."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.events import (
@@ -76,6 +76,8 @@ class MachineCore:
         self.widths = Widths()
         self.usage = DecayedUsage(half_life_s)
         self.leaving: dict[str, tuple[TrialState, str]] = {}
+        # Trials that a stopping policy holds and has drawn to be finished, as they came to be.
+        self.drawn: dict[str, None] = {}
         self.counts: dict[str, Counter[TrialState]] = {}
         self.study_trial_ids: dict[str, list[str]] = {}
         self.priorities: Counter[int] = Counter()
@@ -92,22 +94,24 @@ class MachineCore:
         self._touched.clear()
         return touched
 
-    def request_of(self, record: StageRecord) -> Request:
-        """What the stage asks for, in the name of the trial that would lead it."""
-        leader = self.trials[record.waiters[0]]
+    def request_of(self, record: StageRecord, trial_ids: Sequence[str] = ()) -> Request:
+        """What the stage asks for, in the name of the trial that would lead it: the first of those that wait, or of
+        `trial_ids`, if they did."""
+        waiters = tuple(trial_ids or record.waiters)
+        leader = self.trials[waiters[0]]
         study = self.studies[leader.study_id]
         demand = self._asked(record)
         return Request(
             stage_key=record.stage.key,
             study_id=leader.study_id,
-            trial_ids=tuple(record.waiters),
+            trial_ids=waiters,
             demand=demand,
             queued_at=record.queued_at,
             tenant=study.tenant,
             priority=study.priority,
             expected_s=self.durations.expected_s(record.stage, 1.0 - record.progress),
             preemptions=leader.preemptions,
-            fusion_key="" if demand.away_bytes else self._fusion_key(record),
+            fusion_key="" if _runs_alone(demand) else self._fusion_key(record),
         )
 
     def _asked(self, record: StageRecord) -> Demand:
@@ -283,7 +287,15 @@ class MachineCore:
             counts[was] -= 1
             counts[trial.state] += 1
         self.trials[trial.trial_id] = trial
+        self.keep_drawn(trial)
         return was
+
+    def keep_drawn(self, trial: Trial) -> None:
+        """Whether a trial as it is now is held, and drawn to be finished."""
+        if trial.held and trial.stopped is not None and trial.stopped.drawn:
+            self.drawn.setdefault(trial.trial_id)
+        else:
+            self.drawn.pop(trial.trial_id, None)
 
     def set(
         self, trial: Trial, at: float, *, why: str = "", track: bool = True, new_variant: bool = False
@@ -348,3 +360,9 @@ class MachineCore:
             self.correct(record)
             self.queue.add(record)
         return instructions
+
+
+def _runs_alone(demand: Demand) -> bool:
+    """What parks does so by itself; and who may be slowed down by so much only has to be measured beside its
+    neighbours, which members of stacks are not."""
+    return demand.away_bytes > 0 or (demand.max_slowdown > 0.0 and demand.share < 1.0)

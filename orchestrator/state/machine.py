@@ -38,7 +38,7 @@ from orchestrator.events import (
     TrialsAdded,
     WorkerLost,
 )
-from orchestrator.schema import Allocation, Trial
+from orchestrator.schema import Allocation, Request, StageState, Trial, TrialState
 from orchestrator.snapshot import Snapshot
 from orchestrator.state import bundles, neighbours, trials
 from orchestrator.state.core import MachineCore
@@ -115,6 +115,17 @@ class SchedulerState(MachineCore):
         """Without the requests that no node here can ever meet: they wait for one that may come, and hold nobody up."""
         never = self.queue.impossible()
         return snapshot.but(queue=WaitingRequests(self.queue, never)) if never else snapshot
+
+    def drawn_requests(self) -> list[Request]:
+        """Trials that a stopping policy holds and has drawn to be finished, as the requests that they would be. One
+        whose study is paused, or whose stage others ask for, is none."""
+        requests = []
+        for trial in map(self.trials.__getitem__, self.drawn):
+            record = self.stages[trial.variant.stages[trial.stage_index].key]
+            going = self.counts[trial.study_id][TrialState.RUNNING] + self.counts[trial.study_id][TrialState.QUEUED]
+            if going and record.state is StageState.ABSENT and not record.waiters and not self.lacks_inputs(trial):
+                requests.append(self.request_of(record, (trial.trial_id,)))
+        return requests
 
     def sharing_to_undo(self, at: float) -> list[PreemptionDecided]:
         """Who leaves a device that is shared to nobody's good, as far as it was measured."""

@@ -94,6 +94,7 @@ def _take_in(
     """Make the trial and its stages known; it waits for its current stage if it is queued or running."""
     _know_stages(core, trial, demands, available, at)
     core.trials[trial.trial_id] = trial
+    core.keep_drawn(trial)
     core.counts[trial.study_id][trial.state] += 1
     core.study_trial_ids[trial.study_id].append(trial.trial_id)
     core.touch(trial.study_id)
@@ -213,8 +214,13 @@ def queue_again(core: MachineCore, event: QueueRequested) -> list[Instruction]:
 
 
 def _let_go_on(core: MachineCore, trial: Trial, fate: Fate, at: float) -> list[Instruction]:
-    """A stopping policy takes its verdict back, or has a trial finished that it stopped."""
-    if not trial.held or trial.stopped is None:
+    """A stopping policy takes its verdict back, or has a trial finished that it stopped. One that is being finished, or
+    has been, and whose verdict is taken back, was not stopped: it stays where it is."""
+    if trial.stopped is None:
+        return []
+    if trial.stopped.fate is Fate.FINISHING and fate is Fate.PROMOTED:
+        return [core.set(replace(trial, stopped=replace(trial.stopped, fate=fate, drawn=False)), at, track=False)]
+    if not trial.held:
         return []
     drawn = trial.stopped.drawn and fate is not Fate.PROMOTED
     core.trials[trial.trial_id] = replace(trial, error="", stopped=replace(trial.stopped, fate=fate, drawn=drawn))

@@ -98,6 +98,8 @@ def _validate_trials(state: SchedulerState) -> None:
         assert record.stage.key == trial.variant.stages[trial.stage_index].key, "a trial waits for another stage"
         leads = record.state is StageState.RUNNING and record.waiters[0] == trial.trial_id
         assert (trial.state is TrialState.RUNNING) == leads, f"trial {trial.number} is {trial.state}, leads: {leads}"
+    drawn = {t.trial_id for t in state.trials.values() if t.held and t.stopped is not None and t.stopped.drawn}
+    assert set(state.drawn) == drawn, "who is held and drawn to be finished"
     for study_id, counts in state.counts.items():
         states = [state.trials[trial_id].state for trial_id in state.study_trial_ids[study_id]]
         assert all(counts[s] == states.count(s) for s in TrialState), f"study {study_id}: counts"

@@ -131,6 +131,8 @@ class _Answer:
         stop, top = trial.stopped, self.top[trial.trial_id]
         if trial.held and stop is not None:
             return self._held(trial, stop)
+        if stop is not None and stop.fate is Fate.FINISHING:
+            return self._finishing(trial, stop)
         if trial.state not in (TrialState.QUEUED, TrialState.RUNNING):
             return None
         if stop is not None and stop.fate is Fate.HELD:
@@ -152,6 +154,12 @@ class _Answer:
             return None if self.waits else GoOn(trial.trial_id, Fate.FINISHING)
         open_still = self.lowest_coming is not None and self.lowest_coming < stop.rung
         return None if open_still else Prune(trial.trial_id, stop.why)
+
+    def _finishing(self, trial: Trial, stop: EarlyStop) -> Verdict | None:
+        """Promoted too if it would have been had it not been drawn: else those that are finished would not stand for
+        all that are stopped."""
+        stands = trial.state in (TrialState.QUEUED, TrialState.RUNNING, TrialState.COMPLETED)
+        return GoOn(trial.trial_id, Fate.PROMOTED) if stands and self._is_among_the_best(trial, stop.rung) else None
 
     def _is_among_the_best(self, trial: Trial, rung: int) -> bool:
         """Whether the trial's setting has come up to the bar of a rung. That it is less surely behind than it was, as

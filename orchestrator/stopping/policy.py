@@ -16,7 +16,8 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """A trial that is held shall wait for devices again: `PROMOTED`, or `FINISHING` because it was drawn."""
+    """A trial that is held shall wait for devices again: `PROMOTED`, or `FINISHING` because it was drawn. `PROMOTED` of
+    one that is being finished, or has been: it counts as stopped no more."""
 
     trial_id: str
     fate: Fate

@@ -76,7 +76,8 @@ def after(trial: Trial, verdict: Hold | GoOn | Prune) -> Trial:
     if isinstance(verdict, Prune):
         return replace(trial, state=TrialState.PRUNED)
     assert trial.stopped is not None
-    return replace(trial, state=TrialState.QUEUED, stopped=replace(trial.stopped, fate=verdict.fate))
+    state = TrialState.QUEUED if trial.held else trial.state
+    return replace(trial, state=state, stopped=replace(trial.stopped, fate=verdict.fate))
 
 
 def _measured(trials: Sequence[Trial], curves: Sequence[Curve], promoted: int) -> Replayed:

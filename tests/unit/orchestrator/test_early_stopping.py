@@ -8,15 +8,17 @@ import pytest
 
 from cluster.simulated import Script
 from orchestrator.events import Launch, RecordStudy, RecordTrial
+from orchestrator.fusion import Fusion
 from orchestrator.report.document import build_report
 from orchestrator.report.regret import pruning_regret
-from orchestrator.schema import Command, CommandKind, Fate, Outcome, Trial, TrialState, Variant
+from orchestrator.schema import Allocation, Command, CommandKind, Fate, Outcome, Trial, TrialState, Variant
 from orchestrator.store.database import DatabaseStore
 from tests.unit.orchestrator.builders import stage, study, trials
 from tests.unit.orchestrator.rig import CLUSTER, Rig
 from tests.unit.orchestrator.stopping.studies import CONFIG
 
 STEPS = 90
+FUSION = Fusion(max_width=4)
 Accuracy = Callable[[int, float], float]
 """Of a trial's number and the device-seconds that it has used: dev accuracy."""
 
@@ -42,14 +44,20 @@ def scripted(accuracy: Accuracy) -> Callable[[Launch], Script]:
     return script
 
 
-def submit(rig: Rig, count: int = 16, algorithms: Callable[[int], str] = lambda n: "sft", **stopping: Any) -> None:
+def submit(
+    rig: Rig,
+    count: int = 16,
+    algorithms: Callable[[int], str] = lambda n: "sft",
+    fusable: Callable[[int], bool] = lambda n: False,
+    **stopping: Any,
+) -> None:
     at = rig.cluster.now()
     config = {"cluster": CLUSTER, "stopping": {**CONFIG, **stopping}, "study": {}}
     made = replace(study("study-1", at), config=config, device_kind=None)
     warmup = stage("warmup@1")
     variants = []
     for n in range(count):
-        main = stage(f"main@{n}", warmup, steps=STEPS)
+        main = stage(f"main@{n}", warmup, steps=STEPS, fusable=fusable(n))
         variants.append(
             Variant(
                 key=main.key,
@@ -111,6 +119,67 @@ def test_a_share_of_the_stopped_is_finished_and_the_regret_is_reported() -> None
     # What is finished costs what it holds from its verdict on.
     assert regret["finishing_gpu_seconds"] == pytest.approx(sum(t.gpu_seconds - t.stopped.gpu_seconds for t in drawn))  # type: ignore[union-attr]
     assert regret["finishing_gpu_seconds"] > 15.0 * len(drawn)
+
+
+def stack_and_others(finish_share: float = 1.0, fusion: Fusion = FUSION) -> Rig:
+    """One device; the first four can be one stack, of which the first two are stopped. Four others wait behind it."""
+    rig = Rig(scripted(two_behind), devices=1, fusion=fusion)
+    submit(rig, 8, fusable=lambda n: n < 4, finish_share=finish_share)
+    rig.run()
+    return rig
+
+
+def two_behind(number: int, spent_s: float) -> float:
+    return 0.1 if number < 2 else 0.9
+
+
+def lines_of(rig: Rig, number: int) -> list[Allocation]:
+    """The runs of a trial's own stage, in order."""
+    lines = (a for a in rig.store.allocations("study-1") if a.stage_key.endswith(f"main@{number}"))
+    return sorted(lines, key=lambda line: line.opened_at)
+
+
+def test_who_was_drawn_is_finished_in_a_seat_that_nobody_waits_for() -> None:
+    rig = stack_and_others()
+    assert rig.states() == [TrialState.COMPLETED] * 8
+    (whole,), others = lines_of(rig, 2), [lines_of(rig, n)[0] for n in range(4, 8)]
+    for number in (0, 1):
+        first, second = lines_of(rig, number)
+        assert first.stack_id == second.stack_id == whole.stack_id
+        assert second.opened_at - (first.closed_at or 0.0) <= 1.0
+        assert second.opened_at < min(line.opened_at for line in others)
+
+
+def test_who_was_not_drawn_takes_no_seat() -> None:
+    rig = stack_and_others(finish_share=0.0)
+    assert rig.states() == [TrialState.PRUNED] * 2 + [TrialState.COMPLETED] * 6
+    assert [len(lines_of(rig, n)) for n in range(4)] == [1] * 4
+
+
+def test_without_refill_it_is_finished_when_nobody_waits_any_more() -> None:
+    rig = stack_and_others(fusion=replace(FUSION, refill=False))
+    last = max(lines_of(rig, n)[0].opened_at for n in range(4, 8))
+    assert min(lines_of(rig, n)[1].opened_at for n in (0, 1)) >= last
+
+
+def test_who_waits_for_a_seat_gets_it_before_whom_a_policy_has_drawn() -> None:
+    """All eight can be in the stack of four."""
+    rig = Rig(scripted(two_behind), devices=1, fusion=FUSION)
+    submit(rig, 8, fusable=lambda n: True, finish_share=1.0)
+    rig.run()
+    finishing = [lines_of(rig, n)[1].opened_at for n in (0, 1)]
+    assert max(lines_of(rig, n)[0].opened_at for n in range(4, 8)) <= min(finishing)
+
+
+def test_while_all_the_rest_is_paused_nobody_takes_a_seat() -> None:
+    """The stack of another study goes on beside it."""
+    rig = Rig(scripted(two_behind), devices=1, fusion=FUSION)
+    submit(rig, 4, fusable=lambda n: True, finish_share=1.0, min_resource=3.0)
+    rig.submit(2, "study-2", fusable=True)
+    rig.cycle_until(4.0)
+    rig.ask(CommandKind.PAUSE, "study-1")
+    rig.cycle_until(60.0)
+    assert set(rig.states()) == {TrialState.PAUSED}
 
 
 def test_a_rule_that_stops_the_winner_is_found_out() -> None:

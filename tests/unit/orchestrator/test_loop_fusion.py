@@ -5,11 +5,13 @@ In the simulated cluster a member of a stack takes as long as it would alone.
 
 from collections import Counter
 
+import pytest
+
 from cluster.simulated import Script
 from orchestrator.events import Launch
 from orchestrator.fusion import Fusion
 from orchestrator.schema import Allocation, Outcome, Tenant, TrialState
-from tests.unit.orchestrator.rig import Rig
+from tests.unit.orchestrator.rig import CLUSTER, Rig
 
 
 def stacks(rig: Rig, study_id: str = "study-1") -> Counter[str]:
@@ -51,6 +53,18 @@ def test_what_is_not_fusable_runs_alone() -> None:
     rig.submit(4)
     rig.run()
     assert stacks(rig) == {"": 5}
+
+
+@pytest.mark.parametrize(("cap", "share", "alone"), [(1.5, 0.5, 5), (0.0, 0.5, 1), (1.5, 1.0, 1)])
+def test_who_shares_a_device_under_a_cap_runs_alone_and_is_measured(
+    cap: float, share: float, alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members of stacks are not, so that nobody would heed their cap."""
+    monkeypatch.setitem(CLUSTER, "max_slowdown_per_trial", cap)
+    rig = Rig(devices=1, fusion=Fusion())
+    rig.submit(4, share=share, fusable=True)
+    rig.run()
+    assert stacks(rig)[""] == alone
 
 
 def quick_ones(launch: Launch) -> Script:

@@ -223,6 +223,20 @@ def test_who_was_drawn_goes_on_when_nothing_better_waits_and_is_left_alone_then(
     assert policy(finish_share=1.0)(going) == []
 
 
+@pytest.mark.parametrize("state", [TrialState.QUEUED, TrialState.RUNNING, TrialState.COMPLETED])
+def test_who_is_finished_and_would_have_been_promoted_counts_as_stopped_no_more(state: TrialState) -> None:
+    """As for whom was not drawn: those that come later are worse, and the best third is larger then."""
+    finishing = [
+        replace(t, state=state, stopped=replace(t.stopped, fate=Fate.FINISHING)) if t.stopped else t
+        for t in paused(spread(), finish_share=1.0)
+    ]
+    later = [trial(n, flat(0.05)) for n in range(6, 13)]
+    verdicts = policy(finish_share=1.0)([*finishing, *later])
+    assert [v for v in verdicts if isinstance(v, GoOn)] == [GoOn("study-1-0003", Fate.PROMOTED)]
+    failed = [replace(t, state=TrialState.FAILED) if t.stopped else t for t in finishing]
+    assert not [v for v in policy(finish_share=1.0)([*failed, *later]) if isinstance(v, GoOn)]
+
+
 def test_a_policy_decides_by_what_it_is_given_alone() -> None:
     one = policy(finish_share=0.5)
     trials = spread()
