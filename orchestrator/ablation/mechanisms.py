@@ -7,20 +7,35 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.sweep import ComposedStudy
+from orchestrator.sweep.trunks import share_trunks
+
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """`used` says whether a composed study uses it; `off` are the overrides that it then runs with."""
+    """`used` says by its config whether a composed study uses it, and `among` by its variants where that takes more.
+    `off` are the overrides that it runs without it with."""
 
     what: str
     used: Callable[[Config], bool]
     off: tuple[str, ...]
+    among: Callable[[ComposedStudy], bool] = lambda study: True
 
 
 def _fuses(config: Config) -> bool:
     return config["fusion"]["name"] != "off" and bool(config["cluster"]["fuses"])
+
+
+def _trunks_may_be_cut(config: Config) -> bool:
+    return bool(config["study"]["share_stages"] and config["study"]["share_trunks"]) and (
+        config["stopping"]["name"] == "never"
+    )
+
+
+def _have_a_trunk(study: ComposedStudy) -> bool:
+    return share_trunks(study.variants) != study.variants
 
 
 MECHANISMS: Mapping[str, Mechanism] = {
@@ -38,6 +53,12 @@ MECHANISMS: Mapping[str, Mechanism] = {
         "equal prefixes run once",
         lambda config: bool(config["study"]["share_stages"]) and len(config["recipe"]["stages"]) > 1,
         ("study.share_stages=false",),
+    ),
+    "trunks": Mechanism(
+        "runs that differ in length or in their decay train once what they begin with",
+        _trunks_may_be_cut,
+        ("study.share_trunks=false",),
+        _have_a_trunk,
     ),
     "early_stopping": Mechanism(
         "trials that won't win are stopped on evidence",
@@ -57,9 +78,9 @@ MECHANISMS: Mapping[str, Mechanism] = {
 }
 
 
-def used_by(config: Config) -> tuple[str, ...]:
-    """The mechanisms that a composed study uses, by name."""
-    return tuple(name for name, mechanism in MECHANISMS.items() if mechanism.used(config))
+def used_by(study: ComposedStudy) -> tuple[str, ...]:
+    """The mechanisms that a composed study uses, by name. Raises OSError if a data file is gone."""
+    return tuple(name for name, one in MECHANISMS.items() if one.used(study.config) and one.among(study))
 
 
 def without(overrides: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def ablate(
 
         given = overrides or []
         study = compose_study(given)
-        names = _chosen(only, used_by(study.config))
+        names = _chosen(only, used_by(study))
         planned = arrangements(given, names)
         if dry_run:
             for arrangement in planned:

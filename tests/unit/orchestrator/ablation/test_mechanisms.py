@@ -8,26 +8,41 @@ from orchestrator.sweep import compose_study
 
 
 def test_a_study_behind_a_warm_up_shares_stages_and_fuses() -> None:
-    assert used_by(compose_study(["study=rl_vs_sft"]).config) == ("fusion", "refill", "shared_stages")
+    assert used_by(compose_study(["study=rl_vs_sft"])) == ("fusion", "refill", "shared_stages")
 
 
 def test_a_single_stage_has_nothing_to_share() -> None:
-    assert "shared_stages" not in used_by(compose_study(["recipe=from_scratch"]).config)
+    assert "shared_stages" not in used_by(compose_study(["recipe=from_scratch"]))
 
 
 def test_a_cluster_in_one_process_fuses_nothing() -> None:
-    assert used_by(compose_study(["recipe=from_scratch", "cluster=local"]).config) == ()
+    assert used_by(compose_study(["recipe=from_scratch", "cluster=local"])) == ()
 
 
 def test_shares_of_devices_are_packing() -> None:
-    assert "packing" in used_by(compose_study(["cluster.share_per_trial=0.5"]).config)
+    assert "packing" in used_by(compose_study(["cluster.share_per_trial=0.5"]))
 
 
-@pytest.mark.parametrize("name", list(MECHANISMS))
+LENGTHS = ["recipe=from_scratch", "algorithm=sft", "algorithm.max_steps=20,40"]
+
+
+def test_runs_of_two_lengths_share_a_trunk() -> None:
+    assert "trunks" in used_by(compose_study(LENGTHS))
+    assert "trunks" not in used_by(compose_study(LENGTHS[:2]))
+
+
+@pytest.mark.parametrize(
+    "other", ["optimizer.schedule=linear", "stopping=median", "study.share_stages=false", "study.share_trunks=false"]
+)
+def test_where_no_trunk_is_cut_there_is_none_to_switch_off(other: str) -> None:
+    assert "trunks" not in used_by(compose_study([*LENGTHS, other]))
+
+
+@pytest.mark.parametrize("name", sorted(set(MECHANISMS) - {"trunks"}))
 def test_what_is_switched_off_is_not_used_any_more(name: str) -> None:
     given = ["study=rl_vs_sft", "stopping=successive_halving", "cluster.share_per_trial=0.5", "phases=antiphase"]
-    assert name in used_by(compose_study(given).config)
-    assert name not in used_by(compose_study(without(given, [name])).config)
+    assert name in used_by(compose_study(given))
+    assert name not in used_by(compose_study(without(given, [name])))
 
 
 def test_what_was_said_of_a_group_that_is_replaced_goes_with_it() -> None:
