@@ -16,7 +16,7 @@ from orchestrator.estimate import stage_demands
 from orchestrator.events import Instruction, TrialsAdded
 from orchestrator.ports import Clock, StoreUnavailable
 from orchestrator.schema import DeviceKind, Outcome, Study, Trial, TrialState, Variant
-from orchestrator.search.points import is_search, known_points
+from orchestrator.search.points import is_search, known_points, unmeasured
 from orchestrator.search.searching import Drawn, SearchStuck, StudySearch
 from orchestrator.state import SchedulerState
 
@@ -97,7 +97,13 @@ class SearchDesk:
         lacking = self._ahead(study) - waiting
         if searched.over or study.halted or searched.question is not None or lacking <= 0:
             return
-        known = known_points(study, self._state.study_trials(study.study_id))
+        trials = self._state.study_trials(study.study_id)
+        if why := unmeasured(study, trials):
+            logger.warning("%s asks for no more trials: %s", study.study_id, why)
+            searched.over = True
+            self._state.touch(study.study_id)
+            return
+        known = known_points(study, trials)
         searched.asked_at = self._clock.now()
         count = min(lacking, ASKED_AT_ONCE)
 

@@ -61,6 +61,16 @@ def known_points(study: Study, trials: Sequence[Trial]) -> list[Known]:
     return [_known(point, found, metric) for point, found in members.items()]
 
 
+def unmeasured(study: Study, trials: Sequence[Trial]) -> str:
+    """Why nothing can be learned from points: trials have completed, and none of them has the metric. Else empty."""
+    metric = str(study.config["search"]["metric"])
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    if not completed or any(metric in trial.metrics for trial in completed):
+        return ""
+    measured = {name for trial in completed for name in trial.metrics if not name.startswith("accuracy")}
+    return f"search.metric={metric}: no trial that completed measured it; there is: {', '.join(sorted(measured))}"
+
+
 def best_point(known: Sequence[Known], config: Mapping[str, Any]) -> Known | None:
     """The completed point of the best value under the search's direction; the first of equals."""
     sign = -1.0 if config["direction"] == "minimize" else 1.0

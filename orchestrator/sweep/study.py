@@ -24,7 +24,7 @@ from orchestrator.validation import Validator, validate
 # More than this is a slip of the pen such as range(0,1e6).
 MAX_VARIANTS = 100_000
 
-# The group names of the study's own choice: sweeping them would make several studies of one.
+# The parts of the config of the study's own choice: to sweep one, or a value in it, would make several studies of one.
 _NOT_SWEPT = (
     "study",
     "cluster",
@@ -151,8 +151,8 @@ def _read(overrides: Sequence[str], composer: Composer) -> tuple[DictConfig, lis
     given = parse_overrides(overrides)
     fixed = [o for o in given if not o.is_sweep_override()]
     for override in given:
-        if override.is_sweep_override() and override.key_or_group in _NOT_SWEPT:
-            raise ConfigError(str(override.key_or_group), value_of(override), "one study has one: give a single value")
+        if override.is_sweep_override():
+            _refuse_if_of_study(override, "one study has one: give a single value")
     base = _base(composer, given, fixed)
     by_key = {str(o.key_or_group): o for o in given}
     chosen = dict(by_key)
@@ -162,6 +162,7 @@ def _read(overrides: Sequence[str], composer: Composer) -> tuple[DictConfig, lis
             sweep.append(by_key.pop(key))
         elif _has_place(composer, key, chosen.get(key.partition(".")[0])):
             sweep.append(parse_overrides([f"{key}={values}"])[0])
+            _refuse_if_of_study(sweep[-1], f"it stands in the study's sweep: one study has one, set {key} itself")
     sweep += [o for o in by_key.values() if o.is_sweep_override()]
     fixed = [o for o in fixed if o.key_or_group not in {o.key_or_group for o in sweep}]
     below = _below(_swept(sweep), fixed)
@@ -171,6 +172,12 @@ def _read(overrides: Sequence[str], composer: Composer) -> tuple[DictConfig, lis
     swept = {o.key_or_group for o in sweep}
     OmegaConf.update(base, "study.sweep", {o.key_or_group: value_of(o) for o in sweep}, merge=False)
     return base, sweep, [o for o in fixed if o.key_or_group not in swept]
+
+
+def _refuse_if_of_study(override: Override, remedy: str) -> None:
+    """Raises ConfigError for a dimension that trials don't have for themselves: each would take the study's value."""
+    if str(override.key_or_group).partition(".")[0] in _NOT_SWEPT:
+        raise ConfigError(str(override.key_or_group), value_of(override), remedy)
 
 
 def _refuse_unread(composer: Composer, overrides: Sequence[Override]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.events import Launch
 from orchestrator.ports import LeaseLost
+from orchestrator.report.searched import search_entry, search_line
 from orchestrator.schema import CommandKind, TrialState
 from orchestrator.search.asking import Asking
 from orchestrator.search.points import Known, PointState, best_point, known_points
@@ -23,6 +24,20 @@ def test_a_search_runs_its_budget_and_ends() -> None:
     assert rig.states() == [TrialState.COMPLETED] * 7
     assert len({lr_of(trial) for trial in rig.store.trials("study-1")}) == 7
     assert [trial.number for trial in rig.store.trials("study-1")] == list(range(7))
+
+
+def test_a_search_for_what_no_trial_measures_ends_with_the_first_that_completes() -> None:
+    """It would draw at random for as long as its budget lasts, and find nothing."""
+    rig = Rig(scripted(), devices=2)
+    submit(rig, "search=tpe", "search.trials=40", "search.ahead=2", "search.metric=dev_acuracy", LR)
+    rig.run()
+    trials = rig.store.trials("study-1")
+    assert len(trials) <= 6
+    entry = search_entry(rig.store.study("study-1"), trials)
+    assert entry is not None
+    asked = f"tpe asked {len(trials)} of 40 trials"
+    why = "search.metric=dev_acuracy: no trial that completed measured it; there is: dev_accuracy"
+    assert search_line(entry) == f"{asked}, and asks for no more ({why})"
 
 
 def test_the_override_of_a_trial_reads_back_as_the_value_that_it_trains_with() -> None:
