@@ -1,7 +1,8 @@
 """One layer of a stacked decoder: the maths of `experiments.models.decoder.Layer`, members in front.
 
 Heads with keys and values of their own, and dense feed-forwards, go by the blocks whose gradients are written out;
-latent attention and experts through autograd, operation by operation.
+latent attention and all experts at once through autograd, operation by operation. Chosen experts are computed member by
+member, as they are alone.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from experiments.fusion.routing import StackedRouting
 from experiments.models.attention import KVCache, Sight, attend
 from experiments.models.mla import down_widths, latent_attend
 from experiments.models.moe import gated, route
+from experiments.models.routed import chosen_alone_pay, chosen_experts
 from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig
 
 
@@ -101,5 +103,8 @@ def _experts(x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, index: in
     routed = route(project(x, router), routing.bias(index), config.experts_per_token)
     if torch.is_grad_enabled() and context.counted is not None:
         routing.note(index, routed, context.counted)
+    if chosen_alone_pay(config, x.shape[1], x.device, learning=torch.is_grad_enabled()):
+        members = zip(*(values.unbind() for values in (x, routed.gates, routed.chosen, gate_up, down)), strict=True)
+        return torch.stack([chosen_experts(*member, config=config) for member in members])
     gate, up = project(x, gate_up).chunk(2, dim=-1)
     return project(gated(F.silu(gate) * up, routed.gates, config.shared_experts), down)

@@ -4,8 +4,9 @@ DeepSeekMoE (arXiv:2401.06066, eq. 9 to 11) with the gates of DeepSeek-V3 (arXiv
 of a token to an expert is a sigmoid, the gates are those of the selected experts over their sum, and a bias is added
 where the best are selected, and nowhere else. Every expert is a SwiGLU of width `d_expert`.
 
-All experts are computed for all tokens, as one SwiGLU whose hidden values are scaled by the gates: no shape depends on
-the data, so the host never waits for the device.
+Either the chosen experts alone are computed (`routed.py`), or all of them for all tokens, as one SwiGLU whose hidden
+values are scaled by the gates: `chosen_alone_pay` says which, by how much there is to be left out. On a device that
+runs beside the host it is always the second: no shape depends on the data, so the host never waits.
 """
 
 from typing import NamedTuple
@@ -14,14 +15,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor, nn
 
+from experiments.models.routed import chosen_alone_pay, chosen_experts
 from orchestrator.schema.training import Balancing, ModelConfig
 
 
 class Routing(NamedTuple):
-    """affinities, gates: (..., rows, experts); gates are zero where an expert is not selected and add up to 1."""
+    """affinities, gates: (..., rows, experts); gates are zero where an expert is not selected and add up to 1. chosen:
+    (..., rows, experts_per_token), who is selected."""
 
     affinities: Tensor
     gates: Tensor
+    chosen: Tensor
 
 
 def route(scores: Tensor, bias: Tensor, experts_per_token: int) -> Routing:
@@ -32,7 +36,7 @@ def route(scores: Tensor, bias: Tensor, experts_per_token: int) -> Routing:
     affinities = scores.float().sigmoid()
     best = (affinities.detach() + bias).topk(experts_per_token, dim=-1).indices
     kept = torch.zeros_like(affinities).scatter(-1, best, 1.0) * affinities
-    return Routing(affinities, kept / kept.sum(dim=-1, keepdim=True))
+    return Routing(affinities, kept / kept.sum(dim=-1, keepdim=True), best)
 
 
 def gated(hidden: Tensor, gates: Tensor, shared_experts: int) -> Tensor:
@@ -88,9 +92,14 @@ class MixtureOfExperts(nn.Module):
         """counted: (batch, rows), whether a row's routing counts for the balance; None: that of all."""
         config = self._config
         routing = route(self.router(x), config.bias_rate * self.bias_steps, config.experts_per_token)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
         if torch.is_grad_enabled():
             self._note(routing, counted)
+        rows = x.shape[:-1].numel()
+        if chosen_alone_pay(config, rows, x.device, learning=torch.is_grad_enabled()):
+            flat, gates, chosen = (values.flatten(0, -2) for values in (x, routing.gates, routing.chosen))
+            gate_up, down = (layer.weight.to(x.dtype) for layer in (self.gate_up, self.down))
+            return chosen_experts(flat, gates, chosen, gate_up, down, config=config).view_as(x)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(gated(F.silu(gate) * up, routing.gates, config.shared_experts))
 
     def take_auxiliary_loss(self) -> Tensor | None:

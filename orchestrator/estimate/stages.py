@@ -16,7 +16,7 @@ from orchestrator.estimate.memory import (
     rounds_bytes,
 )
 from orchestrator.schema import CUDA_CONTEXT_BYTES, DeviceKind
-from orchestrator.schema.decoder_sizes import cached_width, parameter_count
+from orchestrator.schema.decoder_sizes import cached_width, chosen_experts_pay, parameter_count
 from orchestrator.schema.training import (
     AttentionKind,
     DpoConfig,
@@ -25,6 +25,7 @@ from orchestrator.schema.training import (
     HfModelConfig,
     ModelConfig,
     PredictionKind,
+    QuantizationAwareSftConfig,
     RejectionSftConfig,
     SamplingConfig,
     SftConfig,
@@ -60,7 +61,8 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """A model as memory sees it: `trained` parameters beside `frozen` ones of `width` bytes, which each process has
-    whole. `width` is also that of activations. `process`: bytes that its libraries take."""
+    whole. `width` is also that of activations. `process`: bytes that its libraries take. `routed`: a model whose
+    experts are computed for their own tokens only, where that pays."""
 
     shape: Shape
     trained: int
@@ -69,13 +71,20 @@ class Sizes:
     checkpointing: bool = False
     scores: int = 0
     process: int = 0
+    routed: ModelConfig | None = None
+
+    def shape_at(self, rows: float, *, learning: bool) -> Shape:
+        """What so many token rows are computed with."""
+        if self.routed is None or not chosen_experts_pay(self.routed, int(rows), learning=learning):
+            return self.shape
+        return shape_of(self.routed, chosen_alone=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """Bytes of one process of a stage, by what they are for. Learning, rollout and evaluation take turns.
 
-    `copies`: of the weights, for a KL reference and for decoding under ZeRO 3. `lost`: between what allocators hand
+    `copies`: of the weights: a KL reference, rounded ones, decoding with ZeRO 3. `lost`: between what allocators hand
     out. `host_bytes` lie in host memory; where a core stands in for a GPU the device's memory is the host's, and they
     are counted there. `parkable_bytes` are on the device only because they are needed there again: Adam's moments,
     which a GPU's process can have in host memory between steps. The others: see `memory.ModelStates`.
@@ -129,9 +138,9 @@ def stage_footprint(
     stage whose output it samples from, if it does; None: one of its own model.
     """
     plan = zero_plan(stage, world_size)
-    sizes = sizes_of(stage, plan)
-    sampled = sizes if policy is None else sizes_of(policy, plan)
     on_cpu = kind is DeviceKind.CPU
+    sizes = sizes_of(stage, plan, routes=on_cpu)
+    sampled = sizes if policy is None else sizes_of(policy, plan, routes=on_cpu)
     states = model_states(sizes.trained, plan, whole_buckets=not on_cpu)
     own = PROCESS_BYTES[kind] if preloaded or not on_cpu else ALONE_BYTES
     return Footprint(
@@ -143,7 +152,9 @@ def stage_footprint(
         gathered=states.gathered,
         buckets=states.buckets,
         passing=states.passing,
-        copies=FP32 * ((sizes.trained if plan.stage == 3 else 0) + _another(stage, sizes, sampled)),
+        copies=FP32 * ((sizes.trained if plan.stage == 3 else 0) + _another(stage, sizes, sampled))
+        + sizes.width * (sizes.trained if isinstance(stage.algorithm, QuantizationAwareSftConfig) else 0)
+        + _another_base(stage, policy, sampled),
         learning=_learning(stage, plan, sizes) + _rounds(stage, plan),
         rollout=_rollout(stage, plan, sizes if _sampling(stage) is None else sampled) + _rounds(stage, plan),
         evaluation=_evaluation(stage, plan, sizes),
@@ -174,17 +185,19 @@ def zero_plan(stage: StageConfig, world_size: int) -> ZeroPlan:
     )
 
 
-def shape_of(model: ModelConfig) -> Shape:
-    """The sizes that memory follows from."""
+def shape_of(model: ModelConfig, *, chosen_alone: bool = False) -> Shape:
+    """The sizes that memory follows from; of experts all, or `chosen_alone`."""
     head_width, wide, beside = model.d_model // model.heads, model.d_ff, 0
     latent = model.attention == AttentionKind.mla
     if latent:
         # Queries' and keys' rotated parts, before and after; the latents, before and after their norms.
         beside += 4 * model.heads * model.rope_dim + 3 * (model.kv_rank + model.rope_dim + model.query_rank)
     if model.ffn == FeedForwardKind.moe:
-        # All experts are computed; what they do is held a second time, gated, and the router's values about ten times.
-        wide = (model.shared_experts + model.experts) * model.d_expert
-        beside += wide + 10 * model.experts
+        # Each holds what it does, and a second time its token, or where all are computed what they do, gated; the
+        # router's values are there about ten times.
+        count = model.shared_experts + (model.experts_per_token if chosen_alone else model.experts)
+        wide = count * model.d_expert
+        beside += (count * model.d_model if chosen_alone else wide) + 10 * model.experts
     return Shape(
         d_model=model.d_model,
         layers=model.layers,
@@ -198,8 +211,9 @@ def shape_of(model: ModelConfig) -> Shape:
     )
 
 
-def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
-    """The sizes of a stage's model; of a Hugging Face one from its `config.json`, which has to be there."""
+def sizes_of(stage: StageConfig, plan: ZeroPlan, *, routes: bool = False) -> Sizes:
+    """The sizes of a stage's model; of a Hugging Face one from its `config.json`, which has to be there. `routes`: its
+    device is one that computes the chosen experts alone."""
     model = stage.model
     if not isinstance(model, HfModelConfig):
         return Sizes(
@@ -208,6 +222,7 @@ def sizes_of(stage: StageConfig, plan: ZeroPlan) -> Sizes:
             width=plan.width,
             # The kernels that recompute scores want keys and values of one width.
             scores=1 if model.attention == AttentionKind.mla else 0,
+            routed=model if routes and model.ffn == FeedForwardKind.moe else None,
         )
     published, eager = HfSizes.at(Path(model.path)), model.attention == "eager"
     checkpointing, process = model.gradient_checkpointing, _TRANSFORMERS_BYTES
@@ -245,7 +260,7 @@ def _learning(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     rows = _prompt_rows(stage) + completions * (answer - 1)
     predicted = prompts * group * answer
     return learning_bytes(
-        sizes.shape,
+        sizes.shape_at(batch * rows, learning=True),
         batch,
         rows,
         sizes.width,
@@ -286,7 +301,7 @@ def _rollout(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
         return 0.0
     answer = stage.task.max_answer_tokens
     return decoding_bytes(
-        sizes.shape,
+        sizes.shape_at(max(prompts * _prompt_rows(stage), prompts * group), learning=False),
         prompts,
         _prompt_rows(stage),
         group,
@@ -300,7 +315,8 @@ def _evaluation(stage: StageConfig, plan: ZeroPlan, sizes: Sizes) -> float:
     split = stage.task.split
     problems = min(stage.evaluation.batch_size, _part(max(split.dev, split.test), plan.world_size))
     answer = stage.task.max_answer_tokens
-    return decoding_bytes(sizes.shape, problems, _prompt_rows(stage), 1, answer, sizes.width, shared=True)
+    shape = sizes.shape_at(problems * _prompt_rows(stage), learning=False)
+    return decoding_bytes(shape, problems, _prompt_rows(stage), 1, answer, sizes.width, shared=True)
 
 
 def _items(stage: StageConfig) -> tuple[int, int]:
@@ -328,6 +344,12 @@ def _another(stage: StageConfig, own: Sizes, sampled: Sizes) -> int:
     if _sampling(stage) is not None:
         return sampled.trained
     return own.trained if isinstance(stage.algorithm, GrpoConfig) and stage.algorithm.kl_weight != 0.0 else 0
+
+
+def _another_base(stage: StageConfig, policy: StageConfig | None, sampled: Sizes) -> int:
+    """The frozen weights under a teacher's adapters, where its student is another model [bytes]."""
+    same = policy is None or getattr(policy.model, "path", "") == getattr(stage.model, "path", "")
+    return 0 if same else sampled.width * sampled.frozen
 
 
 def _sampling(stage: StageConfig) -> SamplingConfig | None:

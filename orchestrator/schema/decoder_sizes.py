@@ -32,6 +32,32 @@ def idle_expert_parameters(model: ModelConfig) -> int:
     return _feed_forward(model, model.experts) - _feed_forward(model, model.experts_per_token)
 
 
+def chosen_experts_pay(model: ModelConfig, rows: int, *, learning: bool) -> bool:
+    """Whether one CPU thread computes the chosen experts of `rows` tokens faster by themselves than all experts as one
+    wide SwiGLU: whether what is left out takes longer than sorting tokens by expert does, or for a single token
+    gathering the weights of its own.
+
+    Both sides are in multiply-adds of a wide product (0.02 ns); measured by `python -m tests.bench.experts`.
+    """
+    experts, active = model.shared_experts + model.experts, model.shared_experts + model.experts_per_token
+    each = 3 * model.d_model * model.d_expert
+    if rows == 1 and not learning:
+        return (_READ * (experts - active) - _GATHER * active) * each > _GATHERING
+    used = min(experts, rows * active)
+    saved = (rows * (experts - active) + _READ * (experts - used)) * each
+    return saved > _SORTING + _EXPERT * used + (_GRADIENT * experts * each if learning else 0)
+
+
+_READ = 8
+"""A weight that is read for one token takes as long as so many products of others."""
+_SORTING, _EXPERT = 12_000_000, 300_000
+"""What a pass takes beyond its products, and for each expert that it uses."""
+_GRADIENT = 40
+"""What it takes to put a weight's gradient in its place."""
+_GATHERING, _GATHER = 2_200_000, 40
+"""What a single token takes beyond its products, and for each weight that is gathered for it."""
+
+
 def cached_width(model: ModelConfig) -> int:
     """Numbers that a layer's cache holds of a token."""
     if model.attention == AttentionKind.mla:

@@ -84,7 +84,7 @@ def test_the_auxiliary_loss_is_one_when_all_are_equally_busy_and_larger_when_one
 def test_rows_that_are_not_counted_reach_no_auxiliary_loss():
     routing = route(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4), 2)
     counted = torch.tensor([True, True, False, True, False, False])
-    some = Routing(routing.affinities[counted], routing.gates[counted])
+    some = Routing(*(values[counted] for values in routing))
     every = torch.ones(3, dtype=torch.bool)
     torch.testing.assert_close(auxiliary_loss(routing, counted), auxiliary_loss(some, every))
 

@@ -1,6 +1,7 @@
 """Demand from first principles."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from orchestrator.schema.training import (
     stage_config,
 )
 from orchestrator.sweep import compose_study
+from tests.hf_models import QWEN_2_5_0_5B, write_published
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,17 @@ def test_a_teacher_counts_as_large_as_the_model_of_the_stage_before() -> None:
     demands = stage_demands(variant.stages, cluster, kind)
     assert demands[student.key].memory_bytes == told.device_bytes
     assert demands[teacher.key] == stage_demand(teacher, cluster, kind)
+
+
+def test_a_teachers_base_counts_where_its_student_is_over_another(tmp_path: Path) -> None:
+    teachers, students = (write_published(tmp_path / name, QWEN_2_5_0_5B) for name in ("teacher", "student"))
+    hf = ["recipe=distill_hf", "model=hf", f"model.path={teachers}", "model.dtype=bfloat16"]
+    copies = []
+    for path in (students, teachers):
+        (variant,) = compose_study([*hf, f"recipe.stages.student.model.path={path}"]).variants
+        *_, teacher, student = variant.stages
+        copies.append(footprint_of(student, variant.config["cluster"], DeviceKind.CPU, teacher).copies)
+    assert copies[0] - copies[1] == 2 * 494_032_768
 
 
 def test_further_tokens_cost_memory_where_they_are_learned() -> None:

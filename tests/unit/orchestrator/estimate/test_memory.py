@@ -15,7 +15,7 @@ from experiments.models.shared_prompt import completion_logits
 from experiments.tasks import CharTokenizer
 from orchestrator.estimate import shape_of
 from orchestrator.estimate.memory import ZeroPlan, decoding_bytes, kv_cache_bytes, learning_bytes, model_states
-from orchestrator.estimate.stages import SHARED_ROWS_MAX
+from orchestrator.estimate.stages import SHARED_ROWS_MAX, Sizes
 from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig, PredictionConfig, PredictionKind
 
 stage_1_and_2, stage3 = deepspeed.runtime.zero.stage_1_and_2, deepspeed.runtime.zero.stage3
@@ -112,6 +112,7 @@ GROUPED = ModelConfig(d_model=128, layers=3, heads=8, kv_heads=2, d_ff=352)
 LATENT = ModelConfig(attention=AttentionKind.mla)
 LATENT_QUERIES = ModelConfig(d_model=128, layers=3, heads=8, attention=AttentionKind.mla, kv_rank=64, query_rank=48)
 EXPERTS = ModelConfig(ffn=FeedForwardKind.moe)
+MANY_EXPERTS = ModelConfig(d_model=128, ffn=FeedForwardKind.moe, experts=32, d_expert=64)
 
 
 def kept_bytes(model: ModelConfig, prompts: int, prompt_rows: int, group: int, answer: int) -> tuple[int, int]:
@@ -138,7 +139,7 @@ def kept_bytes(model: ModelConfig, prompts: int, prompt_rows: int, group: int, a
     return found, prompt_rows + group * (answer - 1)
 
 
-@pytest.mark.parametrize("model", [SMALL, GROUPED, LATENT, LATENT_QUERIES, EXPERTS])
+@pytest.mark.parametrize("model", [SMALL, GROUPED, LATENT, LATENT_QUERIES, EXPERTS, MANY_EXPERTS])
 @pytest.mark.parametrize(
     ("prompts", "prompt_rows", "group", "answer"), [(16, 7, 1, 4), (8, 7, 8, 4), (4, 65, 4, 32), (4, 65, 8, 65)]
 )
@@ -148,7 +149,9 @@ def test_a_layer_keeps_what_the_formula_counts(
     """The formula adds gradients and the copies of the logits, which are not kept, so it is above; within 1.6."""
     kept, rows = kept_bytes(model, prompts, prompt_rows, group, answer)
     scores, predicted = int(model.attention == AttentionKind.mla), prompts * group * answer
-    counted = learning_bytes(shape_of(model), prompts, rows, 4, predicted=predicted, scores=scores)
+    routed = model if model.ffn == FeedForwardKind.moe else None
+    shape = Sizes(shape=shape_of(model), trained=0, width=4, routed=routed).shape_at(prompts * rows, learning=True)
+    counted = learning_bytes(shape, prompts, rows, 4, predicted=predicted, scores=scores)
     assert kept < counted < 1.6 * kept
 
 
