@@ -11,7 +11,7 @@ A model is a compact `Decoder`, one adapter over a frozen Hugging Face model (a 
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -21,12 +21,19 @@ import torch
 from experiments.batches import seeded_generator
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.stack import LoraStack, adapter_layout
-from experiments.models.adapter import Adapter, load_adapter, save_adapter
+from experiments.models.adapter import ADAPTER_CONFIG_FILE, Adapter, base_of_adapter, load_adapter, save_adapter
 from experiments.models.decoder import Decoder, save_decoder
 from experiments.models.hf import FullModel, load_base
 from experiments.models.multi_token import new_decoder, read_decoder
 from experiments.tasks.tokenizer import hf_tokenizer_of, tokenizer_of
-from orchestrator.schema.training import AnyModelConfig, HfModelConfig, StageConfig, Training, model_config
+from orchestrator.schema.training import (
+    AnyModelConfig,
+    HfModelConfig,
+    LoraConfig,
+    StageConfig,
+    Training,
+    model_config,
+)
 from orchestrator.schema.trust import code_is_trusted
 
 Model = Decoder | LoraStack | FullModel
@@ -48,6 +55,25 @@ def initial_model(config: StageConfig, parent: str, device: torch.device) -> Mod
         return read_decoder(Path(parent)).float().to(device)
     weights = seeded_generator(config.seed, "weights")
     return new_decoder(model, tokenizer_of(model, config.task).vocab_size, weights).to(device)
+
+
+def config_of_teacher(config: StageConfig, teacher: str) -> StageConfig:
+    """The config of a student's stage with the model in `teacher`'s output (a folder) in place of its own: whose
+    tokenizer reads the prompts, and who decodes. A compact decoder says by itself what it is, and reads as its student.
+
+    Raises what `load_adapter` does.
+    """
+    model, folder = config.model, Path(teacher)
+    if not isinstance(model, HfModelConfig):
+        return config
+    if not (folder / ADAPTER_CONFIG_FILE).exists():
+        return replace(config, model=replace(model, path=teacher, training=Training.full))
+    adapter = load_adapter(folder)
+    targets = list(adapter.target_modules)
+    if set(targets) == set(model.lora.target_modules):
+        targets = model.lora.target_modules  # in their order, so that a base that both have is one
+    lora = LoraConfig(adapter.rank, adapter.alpha, adapter.rank, targets)
+    return replace(config, model=replace(model, path=base_of_adapter(folder), training=Training.lora, lora=lora))
 
 
 def load_model(model: AnyModelConfig, folder: Path, device: torch.device) -> Model:

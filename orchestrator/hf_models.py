@@ -15,20 +15,22 @@ from orchestrator.schema.trust import TRUSTED_MODELS, code_is_trusted
 CONFIG_FILE = "config.json"
 
 
-def model_folder(path: str) -> Path:
+def model_folder(path: str, prefix: str = "") -> Path:
     """The folder of a model that is given as a folder, or by its name on the hub and was fetched before.
 
-    Raises ConfigError, with the command that fetches it, where there is none.
+    Raises ConfigError, about `path` below `prefix`, with the command that fetches it, where there is none.
     """
     if path and Path(path).is_dir():
         return Path(path)
     if not path or path.count("/") != 1 or path.startswith((".", "/", "~")):
-        raise ConfigError("model.path", repr(path), "no such folder; give one with config.json and safetensors")
-    return _fetched(path)
+        raise ConfigError(
+            f"{prefix}model.path", repr(path), "no such folder; give one with config.json and safetensors"
+        )
+    return _fetched(path, prefix)
 
 
 @lru_cache(maxsize=64)
-def _fetched(name: str) -> Path:
+def _fetched(name: str, prefix: str) -> Path:
     from huggingface_hub import snapshot_download  # late: a folder needs none of it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -39,7 +41,7 @@ def _fetched(name: str) -> Path:
             "no such folder, and not in this machine's cache of the hub; fetch it once, where there is a network: "
             f"hf download {name} --include '*.safetensors' --include '*.json' --include '*.txt' --include '*.jinja'"
         )
-        raise ConfigError("model.path", name, remedy) from None
+        raise ConfigError(f"{prefix}model.path", name, remedy) from None
 
 
 def located(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -49,7 +51,7 @@ def located(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def check_hf_model(prefix: str, model: Mapping[str, Any], deepspeed: Mapping[str, Any]) -> None:
     """Raises ConfigError for a model that no stage could load or train."""
-    folder = model_folder(model["path"])
+    folder = model_folder(model["path"], prefix)
     for pattern in (CONFIG_FILE, "*.safetensors", "tokenizer*.json"):
         if not any(folder.glob(pattern)):
             remedy = f"no {pattern} in it; save model and tokenizer with `save_pretrained`"

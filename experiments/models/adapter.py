@@ -103,6 +103,11 @@ def save_adapter(adapter: Adapter, base: str, folder: Path) -> None:
     save_file(peft_weights(adapter), folder / ADAPTER_FILE)
 
 
+def base_of_adapter(folder: Path) -> str:
+    """The path of the model that the adapter in a folder is of. Raises FileNotFoundError where there is none."""
+    return str(json.loads((folder / ADAPTER_CONFIG_FILE).read_text())["base_model_name_or_path"])
+
+
 def load_adapter(folder: Path) -> Adapter:
     """The LoRA adapter that `save_adapter`, or peft, wrote; the weights on the CPU.
 

@@ -9,11 +9,12 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.distributed as dist
 
-from experiments.building import initial_model
+from experiments.building import config_of_teacher, initial_model
 from experiments.gang import sum_over_processes
 from experiments.rollout.engine import open_rollouts
 from experiments.samples import FILE, Sample, draw_samples, read_samples, write_samples
 from experiments.stages.session import Session
+from experiments.tasks import tokenizer_of
 from orchestrator.schema import Outcome
 from orchestrator.schema.training import SamplingConfig
 
@@ -48,11 +49,13 @@ def samples_of_parent(session: Session, parent: str, sampling: SamplingConfig) -
         problems = dict(enumerate(session.task.rl[: sampling.prompts or None]))
         mine = {number: problems[number] for number in list(problems)[session.rank :: session.world_size]}
         with session.phase("rollout"):
-            policy = initial_model(session.config, parent, session.device)
-            rollouts = open_rollouts(session.config, session.task.config.max_answer_tokens)
-            drawn = draw_samples(
-                rollouts, policy, session.task, mine, session.tokenizer, session.device, sampling, session.config.seed
-            )
+            config, task = session.config, session.task
+            if getattr(config.algorithm, "fresh", False):
+                config = config_of_teacher(config, parent)
+            policy = initial_model(config, parent, session.device)
+            rollouts = open_rollouts(config, task.config.max_answer_tokens)
+            tokenizer = tokenizer_of(config.model, config.task)
+            drawn = draw_samples(rollouts, policy, task, mine, tokenizer, session.device, sampling, config.seed)
         everybody: list[Any] = [drawn]
         if session.world_size > 1:
             everybody = [None] * session.world_size

@@ -103,9 +103,9 @@ __all__ = [
 @dataclass
 class RecipeConfig:
     """The ordered stages of a variant, by name; each has `algorithm`, `optimizer` and `seed`, and may have a `model` of
-    its own in place of the variant's. The last stage is the one that the variant is about; stages before it are shared
-    by the variants whose configs agree on them. `compared_as`: what its variants are called where they are compared;
-    "" is the recipe's own name, and a recipe around any algorithm takes that one's."""
+    its own in place of the variant's. One that is null is left out. The last stage is the one that the variant is
+    about; stages before it are shared by the variants whose configs agree on them. `compared_as`: what its variants are
+    called where they are compared; "" is the recipe's own name, and a recipe around any algorithm takes that one's."""
 
     name: str = MISSING
     compared_as: str = ""

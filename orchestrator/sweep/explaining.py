@@ -15,6 +15,10 @@ _BY_KIND = {
 }
 
 
+MOST_OPTIONS = 40
+"""A message lists no more: the keys of a recipe are a hundred."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a message."""
     return str(error).strip().splitlines()[0].strip()
@@ -52,6 +56,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     value = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith(f"{name}=")), "?")
     if "not Optional" in text:
         return ConfigError(name, value, "it needs a value; leave the override out to keep its default")
+    if match := re.search(r"(recipe\.stages\.\w+\.model)\.\w+.*Interpolation key 'model\.", f"{name} {text}"):
+        remedy = "its size is of a compact decoder, and model=hf; use recipe=distill_hf, with a path of its own"
+        return ConfigError(f"{match[1]}.name", "decoder", remedy)
     told = next((line for line in lines if line.startswith(("Value ", "Invalid value", "Cannot convert"))), lines[0])
     instead = next((remedy for kind, remedy in _BY_KIND.items() if told.endswith(kind)), "")
     return ConfigError(name, value, f"{told}; {instead}" if instead else told)
@@ -75,8 +82,8 @@ def _elsewhere(name: str) -> str:
 
 def suggest(given: str, options: Sequence[str]) -> str:
     """What to write instead of `given`."""
-    if not options:
-        return "`orchestrator run --cfg job` prints every key there is"
     close = difflib.get_close_matches(given, options, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
+    if not options or len(options) > MOST_OPTIONS:
+        return f"{hint}`orchestrator run --cfg job` prints every key there is"
     return f"{hint}there is: {', '.join(options)}"

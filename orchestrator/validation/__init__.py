@@ -76,7 +76,7 @@ class Validator:
         self._once(check_tenants, "", config["tenants"])
         self._once(check_grace, "", config["cluster"])
         self._once(check_model, "", config["model"], config["deepspeed"])
-        self._once(check_rollout, "", config["rollout"], config["model"])
+        self._once(check_rollout, "", config["rollout"], config["model"], config["cluster"])
         self._once(check_format_reward, "", config["task"])
         self._once(check_curriculum, "", config["task"])
         self._once(check_data, "", config["task"])

@@ -9,6 +9,7 @@ from orchestrator.hf_models import check_hf_model
 from orchestrator.schema.training import MODELS
 from orchestrator.validation.ranges import MODEL_CHECKS, apply
 from orchestrator.validation.shapes import check_fields
+from orchestrator.validation.training import stages_of
 
 
 def check_model(prefix: str, model: Mapping[str, Any], deepspeed: Mapping[str, Any]) -> None:
@@ -33,17 +34,21 @@ def check_model(prefix: str, model: Mapping[str, Any], deepspeed: Mapping[str, A
 
 
 def check_models_of_stages(prefix: str, recipe: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """A stage goes on with the weights of the one before, so another model begins with new ones."""
+    """A stage goes on with the weights of the one before, so another model begins with those that it has by itself."""
     before: Mapping[str, Any] | None = None
-    for name, stage in recipe["stages"].items():
-        own = stage.get("model", model)
-        if before is not None and own != before and not stage["algorithm"].get("fresh", False):
+    for name, stage in stages_of({"recipe": recipe}):
+        own, fresh = stage.get("model", model), stage["algorithm"].get("fresh", False)
+        if before is None and fresh:
+            remedy = "it learns from the stage before it; use recipe=distill, recipe=distill_hf or recipe=warm_start"
+            raise ConfigError(f"{prefix}recipe.stages.{name}.algorithm.name", stage["algorithm"]["name"], remedy)
+        if before is not None and own != before and not fresh:
             remedy = (
                 "it goes on with the weights of the stage before, which is another model; distill begins with new ones"
             )
             raise ConfigError(f"{prefix}recipe.stages.{name}.model", dict(own), remedy)
-        if own != model and "hf" in (own["name"], model["name"]):
-            remedy = "a stage's own model is for compact decoders: a teacher and its student read the same tokens"
+        if own["name"] != model["name"]:
+            other = "recipe=distill_hf" if model["name"] == "hf" else "recipe=distill"
+            remedy = f"a teacher and its student are of one kind, and model={model['name']}; use {other}"
             raise ConfigError(f"{prefix}recipe.stages.{name}.model.name", own["name"], remedy)
         before = own
 

@@ -21,11 +21,15 @@ _STAGE_PARTS = "a stage has algorithm, optimizer and seed, and may have a model 
 
 
 def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The recipe's stages in order, as (name, {algorithm, optimizer, seed}, and a `model` where a stage has its own).
-    Raises ConfigError if one is missing."""
-    stages = config["recipe"]["stages"]
+    """The recipe's stages in order, as (name, {algorithm, optimizer, seed}, and a `model` where that is another than
+    the variant's: a stage's own, or that of the stage before it). Those that were set to null are left out.
+
+    Raises ConfigError for a stage that lacks something.
+    """
+    stages = {name: stage for name, stage in config["recipe"]["stages"].items() if stage is not None}
     if not stages:
         raise ConfigError("recipe.stages", "{}", "a recipe needs at least one stage")
+    model: Any = None
     for name, stage in stages.items():
         if not isinstance(stage, Mapping):
             raise ConfigError(f"recipe.stages.{name}", stage, _STAGE_PARTS)
@@ -38,7 +42,8 @@ def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
             if not isinstance(stage.get(part, {}), Mapping):
                 remedy = f"choose it by its group: {part}@recipe.stages.{name}.{part}=..."
                 raise ConfigError(f"recipe.stages.{name}.{part}", stage[part], remedy)
-        yield name, stage
+        model = stage.get("model", model)
+        yield name, stage if model is None or "model" in stage else {**stage, "model": model}
 
 
 def check_algorithm(prefix: str, algorithm: Mapping[str, Any]) -> None:
@@ -84,7 +89,8 @@ def check_quantization(config: Mapping[str, Any]) -> None:
     algorithms = [stage["algorithm"] for _, stage in stages_of(config)]
     chosen, quantized = config["quantization"], any(algorithm["name"] == "quantize" for algorithm in algorithms)
     if (chosen["weights"] != Weights.none or chosen["kv_bits"]) and not quantized:
-        raise ConfigError("quantization.name", chosen["name"], "no stage quantizes; use recipe=quantized")
+        remedy = "no stage quantizes; use recipe=quantized, or add +recipe/stages@recipe.stages=quantize to another"
+        raise ConfigError("quantization.name", chosen["name"], remedy)
     adapters = config["model"].get("training") == Training.lora
     if adapters and any(algorithm["name"] == "quantization_aware_sft" for algorithm in algorithms):
         remedy = "the base of adapters does not learn; use model.training=full, or recipe=quantized"
@@ -99,10 +105,17 @@ def check_overlong(prefix: str, algorithm: Mapping[str, Any], task: Mapping[str,
         raise ConfigError(f"{prefix}algorithm.overlong_buffer", buffer, remedy)
 
 
-def check_rollout(prefix: str, rollout: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """vLLM knows models of Hugging Face, and is given all of their weights after each step."""
-    if rollout["engine"] == RolloutEngineName.vllm and model.get("training") != Training.full:
+def check_rollout(
+    prefix: str, rollout: Mapping[str, Any], model: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> None:
+    """vLLM knows models of Hugging Face, and is given all of their weights after each step, in one process."""
+    if rollout["engine"] != RolloutEngineName.vllm:
+        return
+    if model.get("training") != Training.full:
         remedy = "vLLM decodes a whole Hugging Face model: use builtin, or model=hf model.training=full"
+        raise ConfigError(f"{prefix}rollout.engine", rollout["engine"], remedy)
+    if cluster["devices_per_trial"] > 1:
+        remedy = "vLLM decodes in the one process that trains: use builtin, or cluster.devices_per_trial=1"
         raise ConfigError(f"{prefix}rollout.engine", rollout["engine"], remedy)
 
 

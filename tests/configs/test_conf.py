@@ -44,9 +44,13 @@ def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         return run.config
     if request.param == "rollout/vllm":
         overrides += ["model=hf", "model.training=full"]
-    if request.param in ("model/hf", "rollout/vllm", "study/qwen_gsm8k"):
+    if request.param == "recipe/distill_hf":
+        overrides.append("model=hf")
+    if request.param in ("model/hf", "rollout/vllm", "study/qwen_gsm8k", "recipe/distill_hf"):
         folder = write_published(tmp_path_factory.mktemp("model"), QWEN_2_5_0_5B)
         overrides.append(f"model.path={folder}")
+    if request.param == "recipe/distill_hf":
+        overrides.append(f"recipe.stages.student.model.path={folder}")
     if request.param in ("task/jsonl", "study/qwen_gsm8k"):
         path = tmp_path_factory.mktemp("task") / "problems.jsonl"
         path.write_text('{"prompt": "1+1=", "answer": "2"}\n')

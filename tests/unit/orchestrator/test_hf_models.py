@@ -46,6 +46,13 @@ def test_a_folder_that_lacks_a_part_is_refused(folder: Path, missing: str) -> No
         composed(folder)
 
 
+def test_vllm_decodes_in_one_process(folder: Path) -> None:
+    vllm = ["model.training=full", "rollout=vllm"]
+    assert composed(folder, *vllm)
+    with pytest.raises(ConfigError, match=r"rollout\.engine=vllm: .*use builtin, or cluster\.devices_per_trial=1"):
+        composed(folder, *vllm, "cluster.devices_per_trial=2")
+
+
 def test_a_model_with_code_of_its_own_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**QWEN_2_5_0_5B, "auto_map": {"AutoConfig": "code.Config"}}))
     with pytest.raises(ConfigError, match="such code is never run"):

@@ -1,6 +1,7 @@
 """Recipes: what they share, a stage's own model, and settings that only some of them have."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from orchestrator.config import ConfigError
 from orchestrator.keys import stage_key
 from orchestrator.schema import Variant
 from orchestrator.sweep import ComposedStudy, compose_base, compose_like, compose_study
+from tests.hf_models import QWEN_2_5_0_5B, write_published
 
 RECIPES = ["sft", "r1_zero", "r1", "distill", "dpo"]
 COT = "task=addition_cot"
@@ -94,8 +96,12 @@ def test_settings_that_only_some_algorithms_have_multiply_those_alone() -> None:
 
 
 def test_a_setting_that_no_swept_recipe_has_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"recipe\.stages\.studnt\.model\.d_model=32: unknown key under recipe=sft"):
+    with pytest.raises(
+        ConfigError, match=r"recipe\.stages\.studnt\.model\.d_model=32: unknown key under recipe=sft"
+    ) as told:
         compose_study(["recipe=sft,distill", COT, "recipe.stages.studnt.model.d_model=32"])
+    assert "did you mean stages.student.model.d_model?" in str(told.value)
+    assert len(str(told.value)) < 300
 
 
 @pytest.mark.parametrize("override", ["optimizer.lr=1e-4", "algorithm.max_steps=10,20", "algorithm=grpo"])
@@ -147,3 +153,53 @@ def test_the_base_config_of_a_sweep_over_recipes_is_printed() -> None:
 def test_a_model_that_a_stage_can_not_begin_with_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compose_study(["recipe=sft", COT, *overrides])
+
+
+def test_a_student_has_its_teachers_architecture() -> None:
+    overrides = ["recipe=distill", COT, "attention=mqa,mla", "ffn=moe", "heads=multi_token", "model.kv_rank=16"]
+    variants = compose_study([*overrides, "model.heads=2"]).variants
+    for variant in variants:
+        teacher, student = (stage.config["model"] for stage in variant.stages[-2:])
+        assert {name for name in teacher if teacher[name] != student[name]} == {"d_model", "d_ff"}
+    kinds = [variant.stages[-1].config["model"]["attention"] for variant in variants]
+    assert kinds == ["heads", "mla"]
+
+
+def test_a_stage_that_is_set_to_null_is_left_out() -> None:
+    variants = compose_study(["recipe=r1_zero,dpo", COT, "recipe.stages.base=null"]).variants
+    assert [names(variant) for variant in variants] == [["grpo"], ["sft", "dpo"]]
+    with pytest.raises(ConfigError, match=r"recipe\.stages=\{\}: a recipe needs at least one stage"):
+        compose_study(["recipe=base", "recipe.stages.base=null"])
+
+
+QUANTIZED = "+recipe/stages@recipe.stages=quantize"
+
+
+def test_the_model_of_any_recipe_is_quantized_behind_its_last_stage() -> None:
+    plain = compose_study(["recipe=r1,distill", COT]).variants
+    variants = compose_study(["recipe=r1,distill", COT, QUANTIZED, "quantization=none,kv6"]).variants
+    assert [variant.algorithm for variant in variants[::2]] == ["r1", "distill"]
+    for before, none, kv6 in zip(plain, variants[::2], variants[1::2], strict=True):
+        assert [stage.key for stage in none.stages[:-1]] == [stage.key for stage in before.stages]
+        assert [stage.key for stage in kv6.stages[:-1]] == [stage.key for stage in before.stages]
+        last, bits = kv6.stages[-1].config, none.stages[-1].config["algorithm"]["kv_bits"]
+        assert (last["algorithm"]["name"], last["algorithm"]["kv_bits"], bits) == ("quantize", 6, 0)
+        assert last["model"] == before.stages[-1].config["model"]  # of a student: the student
+
+
+def test_a_teacher_and_its_student_are_there_and_of_one_kind(tmp_path: Path) -> None:
+    teacher, student = (write_published(tmp_path / name, QWEN_2_5_0_5B) for name in ("teacher", "student"))
+    hf, own = ["model=hf", f"model.path={teacher}"], f"recipe.stages.student.model.path={student}"
+    (variant,) = compose_study(["recipe=distill_hf", "recipe.stages.base=null", *hf, own]).variants
+    assert [stage.config["model"]["path"] for stage in variant.stages] == [str(teacher), str(teacher), str(student)]
+    for overrides, told in (
+        (["recipe=distill", *hf], r"student\.model\.name=decoder: .* use recipe=distill_hf"),
+        (["recipe=distill_hf", own], r"student\.model\.name=hf: .* model=decoder; use recipe=distill"),
+        (["recipe=distill_hf", *hf], r"recipe\.stages\.student\.model\.path='': no such folder"),
+        (
+            ["recipe=from_scratch", "algorithm=distill"],
+            r"main\.algorithm\.name=distill: it learns from the stage before",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            compose_study(overrides)
