@@ -9,9 +9,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tokenizer(folder: Path, *, chat_template: str | None = None) -> None:
-    """A byte-level BPE tokenizer of digits, made by hand."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def write_tokenizer(folder: Path, *, chat_template: str | None = None, begins: bool = True) -> None:
+    """A byte-level BPE tokenizer of digits, made by hand. `begins`: it puts BOS in front of a text, as Llama's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     characters = ["<pad>", "<s>", "</s>", *"0123456789+=>", "Ġ", "12"]
@@ -19,6 +19,8 @@ def write_tokenizer(folder: Path, *, chat_template: str | None = None) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("1", "2")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=chat_template
     )

@@ -5,10 +5,11 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from experiments.tasks.tokenizer import Rows
+from experiments.tasks.tokenizer import REMEMBERED_TEXTS, Rows
 from orchestrator.schema.trust import code_is_trusted
 
 # Processes are forked; a pool of threads that is not there in the child would be waited for.
@@ -16,8 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class HfTokenizer:
-    """A prompt is a user's message in the tokenizer's chat template, if it has one and `with_template`, or else BOS (if
-    the tokenizer has one) and the text. An answer is its text and EOS."""
+    """A prompt is a user's message in the tokenizer's chat template, if it has one and `with_template`, or else the
+    text behind what the tokenizer puts in front of one, BOS or nothing. An answer is its text and EOS."""
 
     def __init__(self, tokenizer: Any, *, with_template: bool) -> None:
         """`tokenizer` is one of transformers. Raises ValueError for one without EOS."""
@@ -29,9 +30,11 @@ class HfTokenizer:
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.vocab_size = len(tokenizer)
         self._special = set(tokenizer.all_special_ids)
+        # Having a BOS does not mean that texts begin with it: GPT-2's and SmolLM2's models have seen none that do.
+        self._in_front = tuple(takewhile(self._special.__contains__, tokenizer.encode("0")))
         # A study's texts come again in every epoch.
-        self._prompt = lru_cache(maxsize=2**16)(self._encode_prompt)
-        self._answer = lru_cache(maxsize=2**16)(self._encode_answer)
+        self._prompt = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_prompt)
+        self._answer = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_answer)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text alone."""
@@ -81,8 +84,7 @@ class HfTokenizer:
             message = [{"role": "user", "content": text}]
             written = self._tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
             return tuple(self.encode(written))  # the template writes BOS itself
-        bos = self._tokenizer.bos_token_id
-        return (*([] if bos is None else [int(bos)]), *self.encode(text))
+        return (*self._in_front, *self.encode(text))
 
     def _encode_answer(self, text: str) -> tuple[int, ...]:
         return (*self.encode(text), self.eos_id)

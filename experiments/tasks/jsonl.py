@@ -41,20 +41,29 @@ def exact_match(answer: str, problem: Problem) -> float:
 
 
 def last_number(answer: str, problem: Problem) -> float:
-    """1.0 if the last number in `answer` is that in the entry's answer (in GSM8K: after `####`); else 0.0.
+    """1.0 if `answer` gives the number that the entry's answer gives; else 0.0. That is the first one behind `####`, as
+    GSM8K's own script reads it (arXiv:2110.14168), or where there is no such mark the last of all.
 
-    Commas between digits, a currency sign before and a full stop behind are no part of a number.
+    Commas between thousands, a currency sign and a full stop behind are no part of a number; a minus right behind a
+    digit, a letter or a bracket takes away and is no sign.
     """
-    mine, theirs = _last_number(answer), _last_number(json.loads(problem.entry)["answer"])
+    mine, theirs = _final_number(answer), _final_number(json.loads(problem.entry)["answer"])
     return float(mine is not None and mine == theirs)
 
 
-def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+def _final_number(text: str) -> float | None:
+    _, mark, behind = text.partition("####")
+    found = _NUMBER.findall(behind if mark else text)
+    if not found:
+        return None
+    sign, digits = found[0 if mark else -1]
+    number = float(digits.replace(",", ""))
+    return -number if sign else number
 
 
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"((?<![\w.,)\]])[-\u2212])?[$€£]?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)", re.ASCII
+)
 
 VERIFIERS: Mapping[str, Verifier] = {"exact": exact_match, "last_number": last_number}
 """`TaskConfig.verifier` -> the verifier."""

@@ -35,11 +35,12 @@ class TaskConfig:
     drawn (duplicates are dropped), `prompt` a `str.format` template over the entry (`{question}`,
     `{metadata[expression]}`); spaces are dropped when `strip_spaces`. source `jsonl`: `path` is a file with an object
     with `prompt` and `answer` per line, and `verifier` is what the reward is by: `exact` match, or `last_number`, the
-    last number of an answer (GSM8K). `answer_format`: `plain`, `reversed` (the answer's characters in reverse order:
-    the units come first, as in column addition), or `cot` (`<think>...</think><answer>...</answer>`, of which the
-    verifier sees what stands in the answer). `commutative` marks two-operand problems in which a+b and b+a are one
-    problem. A completion is right when the verifier scores it >= `reward_threshold`. `loader` is the
-    `package.module:function` that reads the task from (config, cache folder, config of the model whose tokens count).
+    number behind `####` in an answer (GSM8K), or the last one. `answer_format`: `plain`, `reversed` (the answer's
+    characters in reverse order: the units come first, as in column addition), or `cot`
+    (`<think>...</think><answer>...</answer>`, of which the verifier sees what stands in the answer). `commutative`
+    marks two-operand problems in which a+b and b+a are one problem. A completion is right when the verifier scores it
+    >= `reward_threshold`. `loader` is the `package.module:function` that reads the task from (config, cache folder,
+    config of the model whose tokens count).
 
     curriculum: levels `{until: 800, options: {max_digits: 1}}` in order: for the first so many problems that a stage
     takes (steps x problems a step), it trains on those of `options`, changed by the level's. After the last level, and

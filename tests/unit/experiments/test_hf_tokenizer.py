@@ -34,6 +34,14 @@ def test_a_prompt_is_bos_and_text_where_there_is_no_template(tokenizer):
     assert prompts.padding is None
 
 
+def test_a_bos_that_the_tokenizer_puts_nowhere_is_put_nowhere(tmp_path):
+    write_tokenizer(tmp_path, begins=False)
+    tokenizer = load(str(tmp_path), "auto")
+    assert tokenizer._tokenizer.bos_token_id == 1
+    assert list(tokenizer.prompt_rows(["12+3="]).ids) == [17, 13, 6, 14]
+    assert tokenizer.prompt_length("12+3=") == 4
+
+
 def test_a_prompt_is_a_users_message_where_there_is_one(folders):
     with_template, without = (load(str(folders[1]), choice) for choice in ("auto", "none"))
     assert with_template.decode(with_template.prompt_rows(["1+1="]).ids) == "1+1=>"

@@ -122,3 +122,29 @@ def test_the_last_number_of_an_answer_counts(tmp_path, answer, reward):
     lines = "".join(f'{{"prompt": "{i}?", "answer": "3 + 1201 is 1204\\n#### 1204"}}\n' for i in range(4))
     task = load_task(jsonl(tmp_path, lines, verifier="last_number"), tmp_path)
     assert task.reward(task.test[0], answer) == reward
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "reward"),
+    [
+        ("#### 5", "#### 5\nQuestion: Tom has 7 pens.", 1.0),  # a base model that doesn't stop
+        ("#### 5", "#### 7\n#### 5", 0.0),  # the first counts
+        ("#### 5", "it is 5 ####", 0.0),
+        ("#### -5", "so he has -$5", 1.0),
+        ("#### -5", "$-5.00", 1.0),
+        ("#### -5", "it is \N{MINUS SIGN}5", 1.0),
+        ("#### 5", "-$5", 0.0),
+        ("#### 5", "10-5", 1.0),
+        ("#### 5", "(7+3)-5", 1.0),
+        ("#### 0.5", "half, .5", 1.0),
+        ("#### 0.5", "5", 0.0),
+        ("#### $42,500.00", "$42500.", 1.0),
+        ("#### 42,500", "42 and 500", 0.0),
+        ("#### 12,345,678", "12345678", 1.0),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(tmp_path, reference, answer, reward):
+    lines = "".join(f'{{"prompt": "{i}?", "answer": "{reference}"}}\n' for i in range(4))
+    task = load_task(jsonl(tmp_path, lines, verifier="last_number"), tmp_path)
+    assert task.reward(task.test[0], answer) == reward
+    assert task.reward(task.test[0], reference + ".") == 1.0

@@ -14,6 +14,7 @@ from experiments.dynamic_sampling import first, has_spread, joined_prompts, join
 from experiments.fusion.bundle import SoloProgress
 from experiments.fusion.lora.base import FrozenBase
 from experiments.fusion.lora.bundle import LoraBundle
+from experiments.judging import Judge
 from experiments.losses import group_advantages, grpo_loss, sft_loss, token_log_probs
 from experiments.models.adapter import Adapter, draw_adapter
 from experiments.models.hf import HfModel, find_sites
@@ -173,7 +174,7 @@ def run_solo_grpo(model: PreTrainedModel, task: Task, data: dict[str, Any], rank
     solo, progress = Solo.of(model, data, rank, alpha), SoloProgress(stage_config(data))
     algorithm, group = progress.config.algorithm, progress.config.algorithm.group_size
     order, max_tokens = DataOrder(len(task.rl), data["seed"]), task.config.max_answer_tokens
-    reference, heat = HfModel(copy.deepcopy(model)), algorithm.temperature
+    reference, heat, judge = HfModel(copy.deepcopy(model)), algorithm.temperature, Judge(task, TOKENIZER)
     for _ in range(algorithm.max_steps):
         rounds, wanted = [], algorithm.prompts_per_step
         while wanted and len(rounds) < algorithm.max_sampling_rounds:
@@ -185,7 +186,7 @@ def run_solo_grpo(model: PreTrainedModel, task: Task, data: dict[str, Any], rank
                 solo.model, prompts, TOKENIZER, max_tokens, group_size=group, temperature=heat, noise=noise
             )
             shaping = (algorithm.overlong_buffer or None, algorithm.length_penalty or None)
-            rewards = completion_rewards(task, problems, rollout, TOKENIZER, *shaping)
+            rewards = completion_rewards(judge, problems, rollout, *shaping)
             if algorithm.mask_truncated:
                 rollout = without_truncated(rollout, TOKENIZER)
             chosen = first(has_spread(rewards), wanted)
