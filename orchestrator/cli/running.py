@@ -71,9 +71,11 @@ def run(
 
         home = Home.from_environment()
         submission = prepare(overrides or [], home)
-        if dry_run:
-            from orchestrator.report.plan import print_plan
+        from orchestrator.report.plan import notes_of, print_plan
 
+        for note in notes_of(submission):
+            typer.echo(note, err=True)
+        if dry_run:
             print_plan(submission)
             return
         from orchestrator.execution import run_study

@@ -1,6 +1,6 @@
 """The report as one HTML file that needs no network: accuracy against GPU-seconds, and the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import cycle
 from typing import Any, Final
@@ -8,20 +8,14 @@ from typing import Any, Final
 from orchestrator.colors import ALGORITHM_COLORS
 from orchestrator.report import table
 from orchestrator.report.document import Document
+from orchestrator.report.fronts import MUTED, fronts_figure
 from orchestrator.report.grid import Grid
 from orchestrator.report.pareto import pareto_grid
 from orchestrator.report.regret import regret_lines
 from orchestrator.report.searched import search_line
 from orchestrator.report.sharing import sharing_grid
 
-INK: Final = "#1c2430"
-MUTED: Final = "#5a6675"
-"""Colours of `STYLE` that charts use too."""
-
 _SYMBOLS: Final = ("circle", "diamond", "square", "triangle-up")
-
-_FRONTS: Final = (("time_to_answer_p50_s", "on_time_front"), ("gpu_hours", "on_gpu_hours_front"))
-"""What accuracy is drawn against, and what says who is on that front."""
 
 _FIGURES: Final = (
     ("experiments_per_gpu_hour", "experiments per GPU-hour"),
@@ -64,7 +58,7 @@ def html_page(document: Document) -> str:
         *map(_note, notes),
         _figure(document),
         *tables(table.outcome_grid(document), pareto_grid(document)),
-        _pareto_figure(document),
+        fronts_figure(document),
         *tables(table.trial_grid(document), table.throughput_grid(document), sharing_grid(document.get("sharing", ()))),
         *_section("Estimates", table.eta_lines(document) + table.estimate_lines(document)),
         *_section("Early stopping", regret_lines(document.get("pruning_regret"))),
@@ -148,52 +142,6 @@ def _figure(document: Document) -> str:
         )
     plot: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     return f"<h2>Accuracy against cost (a point per trial, interval over test problems)</h2>{plot}"
-
-
-def _pareto_figure(document: Document) -> str:
-    """Accuracy against time to answer and against GPU-hours, a point per setting and a line through each front; empty
-    if no setting was timed. Without plotly's script: `_figure` brings it."""
-    points = [point for point in document["pareto"]["points"] if point["time_to_answer_p50_s"] is not None]
-    if not points:
-        return ""
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, (axis, front) in enumerate(_FRONTS, 1):
-        _add_front(figure, column, points, axis, front)
-    figure.update_xaxes(title_text="time to answer, median [s]", row=1, col=1)
-    figure.update_xaxes(title_text="GPU-hours held per trial", row=1, col=2)
-    patience_s = document["pareto"]["patience_s"]
-    if patience_s is not None:
-        figure.add_vline(x=patience_s, line={"dash": "dash", "width": 1}, annotation_text="patience", row=1, col=1)
-    layout = {"template": "plotly_white", "margin": {"t": 30, "b": 50}, "height": 400, "showlegend": False}
-    figure.update_layout(yaxis_title="test accuracy", yaxis_tickformat=".0%", **layout)
-    plot: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-    return plot
-
-
-def _add_front(figure: Any, column: int, points: Sequence[Mapping[str, Any]], axis: str, front: str) -> None:
-    import plotly.graph_objects as go
-
-    texts = [escape(f"{point['algorithm']} {' '.join(point['overrides'])}") for point in points]
-    colors = [ALGORITHM_COLORS.get(point["algorithm"], MUTED) for point in points]
-    symbols = ["x" if point["in_time"] is False else "circle" for point in points]
-    figure.add_trace(
-        go.Scatter(
-            x=[point[axis] for point in points],
-            y=[point["accuracy"] for point in points],
-            mode="markers",
-            marker={"size": 10, "color": colors, "symbol": symbols},
-            text=texts,
-            hovertemplate="%{text}<br>%{y:.1%} at %{x:.4g}<extra></extra>",
-        ),
-        row=1,
-        col=column,
-    )
-    line = sorted((point[axis], point["accuracy"]) for point in points if point[front])
-    style = {"shape": "hv", "width": 1, "color": INK}
-    steps = go.Scatter(x=[x for x, _ in line], y=[y for _, y in line], mode="lines", line=style, hoverinfo="skip")
-    figure.add_trace(steps, row=1, col=column)
 
 
 def _points(go: Any, algorithm: str, symbol: str, trials: list[Any]) -> Any:

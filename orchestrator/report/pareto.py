@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.report.grid import Grid, limits, milliseconds, number, percent
 from orchestrator.report.per_hour import SECONDS_PER_HOUR
-from orchestrator.report.searched import shortened
+from orchestrator.report.settings import common_in, setting_name
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> frozenset[int]:
@@ -74,7 +74,7 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
     pareto = document["pareto"]
     patience_s = pareto["patience_s"]
     header = ("algorithm", "setting", "acc %", "95 %", "p50 ms", "p95 ms", "GPU-s", "front")
-    for_ever = float("inf")
+    common, for_ever = common_in(document), float("inf")
     points = sorted(
         pareto["points"],
         key=lambda point: for_ever if point["time_to_answer_p50_s"] is None else point["time_to_answer_p50_s"],
@@ -82,7 +82,7 @@ def pareto_grid(document: Mapping[str, Any]) -> Grid:
     rows = tuple(
         (
             point["algorithm"],
-            shortened(point["overrides"]) or "as composed",
+            setting_name(point["overrides"], common),
             percent(point["accuracy"]),
             limits(point["accuracy_low"], point["accuracy_high"]),
             milliseconds(point["time_to_answer_p50_s"]),

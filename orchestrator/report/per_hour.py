@@ -18,7 +18,7 @@ from orchestrator.accounting import Seat
 from orchestrator.report.gain import measured_starts, shared_stages
 from orchestrator.report.intervals import Interval, mean_interval
 from orchestrator.schema import Allocation, Stage, Trial
-from orchestrator.schema.training import ALGORITHMS, GrpoConfig, SftConfig
+from orchestrator.schema.training import ALGORITHMS, GrpoConfig, QuantizeConfig, SftConfig
 
 SECONDS_PER_HOUR: Final = 3600.0
 
@@ -71,10 +71,11 @@ def per_hour_entry(groups: Mapping[str, Sequence[Trial]], held: Mapping[str, flo
 
 
 def kind_of(group: Sequence[Trial], trials: Sequence[Trial]) -> str:
-    """`rl`, `sft`, or `mixed`: by the stages that a group has beyond what all `trials` of a seed share."""
+    """`rl`, `sft`, or `mixed`: by the stages that learn, of those that a group has beyond what all `trials` of a seed
+    share."""
     of_seed = [trial for trial in trials if trial.variant.seed == group[0].variant.seed]
     own = group[0].variant.stages[len(shared_stages(of_seed)) :]
-    schemas = {ALGORITHMS.get(algorithm_of(group[0], stage)) for stage in own}
+    schemas = {ALGORITHMS.get(algorithm_of(group[0], stage)) for stage in own} - {QuantizeConfig}
     if schemas == {GrpoConfig}:
         return "rl"
     return "sft" if schemas == {SftConfig} else "mixed"

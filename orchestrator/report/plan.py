@@ -1,14 +1,20 @@
-"""What a dry run shows: the variants of a sweep, the stages they share, and what each asks of a device."""
+"""What a dry run shows: the variants of a sweep, the stages they share, and what each asks of a device.
+
+And what whoever starts a study is told beforehand.
+"""
 
 from collections import Counter
+from importlib.util import find_spec
 from typing import Final
 
 from rich.console import Console
 
 from orchestrator.report.grid import Grid
 from orchestrator.report.searched import shortened
+from orchestrator.report.settings import common_overrides
 from orchestrator.report.table import print_grid
 from orchestrator.schema import DeviceKind
+from orchestrator.schema.training import RolloutEngineName
 from orchestrator.search.asking import budget
 from orchestrator.search.searching import StudySearch
 from orchestrator.submission import Submission
@@ -17,6 +23,17 @@ from orchestrator.sweep import Choices, Dimension, Space
 FIRST_POINTS = 5
 
 ASKED_NOTE: Final = "share, GiB: of each of its devices."
+
+
+def notes_of(submission: Submission) -> list[str]:
+    """What will not go as it was asked for, as far as this machine can tell."""
+    engines = {variant.config["rollout"]["engine"] for variant in submission.variants}
+    if RolloutEngineName.vllm in engines and find_spec("vllm") is None:
+        return [
+            "rollout.engine=vllm: vLLM is not installed here (pip install 'orchestrator[vllm]'); where a stage finds "
+            "none either, this project's own engine decodes, and the stage's log says so"
+        ]
+    return []
 
 
 def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> None:
@@ -28,7 +45,8 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
     demands = submission.demands(kind)
     stages = {stage.key: stage for variant in submission.variants for stage in variant.stages}
     users = Counter(stage.key for variant in submission.variants for stage in variant.stages)
-    overrides = {variant.key: " ".join(variant.overrides) for variant in submission.variants}
+    common = common_overrides(variant.overrides for variant in submission.variants)
+    overrides = {v.key: " ".join(text for text in v.overrides if text not in common) for v in submission.variants}
     header = ("stage", "key", "trials", "steps", "devices", "share", "GiB", "overrides")
     rows = tuple(
         (
@@ -45,7 +63,9 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
     )
     title = f"{submission.name}: {len(submission.variants)} variants, {len(stages)} stage runs"
     console = Console()
-    print_grid(Grid(title, header, rows, frozenset(header[2:7]), (ASKED_NOTE,)), console)
+    told = " ".join(text for text in submission.variants[0].overrides if text in common)
+    notes = (ASKED_NOTE, *([f"All variants: {told}."] if told else []))
+    print_grid(Grid(title, header, rows, frozenset(header[2:7]), notes), console)
     saved = sum(users.values()) - len(stages)
     console.print(f"{saved} of {sum(users.values())} stage runs are saved by sharing. Nothing was started.")
 

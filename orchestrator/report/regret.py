@@ -38,6 +38,7 @@ def pruning_regret(trials: Sequence[Trial]) -> dict[str, Any] | None:
         "chance_low": None if chance is None else chance.low,
         "chance_high": None if chance is None else chance.high,
         "size": fmean(max(0.0, lead) for lead in leads) if leads else None,
+        "size_high": None if chance is None or winner is None else _largest_mean(chance, winner),
         "largest": max(0.0, *leads) if leads else None,
         "finishing_gpu_seconds": sum(_spent_since(trial) for trial in drawn),
         "verdicts": [_entry(trial) for trial in sorted(stopped, key=lambda trial: trial.number)],
@@ -64,6 +65,7 @@ def regret_metrics(regret: Mapping[str, Any] | None) -> dict[str, float]:
         "pruning_regret_chance_low": regret["chance_low"],
         "pruning_regret_chance_high": regret["chance_high"],
         "pruning_regret_size": regret["size"],
+        "pruning_regret_size_high": regret["size_high"],
         "pruning_regret_gpu_seconds": regret["finishing_gpu_seconds"],
     }
     return {name: float(value) for name, value in named.items() if value is not None}
@@ -80,8 +82,9 @@ def regret_lines(regret: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"Pruning regret: {regret['beaten']} of {regret['finished']} finished ones beat the winner "
             f"(#{regret['winner']}), {100 * regret['chance']:.0f} % (95 % interval {100 * regret['chance_low']:.0f} to "
-            f"{100 * regret['chance_high']:.0f}), by {100 * regret['size']:.1f} points on average, "
-            f"{100 * regret['largest']:.1f} at most. Finishing them took {regret['finishing_gpu_seconds']:.1f} "
+            f"{100 * regret['chance_high']:.0f}), by {100 * regret['size']:.1f} points on average "
+            f"(by that interval no more than {100 * regret['size_high']:.1f}), {100 * regret['largest']:.1f} at most. "
+            f"Finishing them took {regret['finishing_gpu_seconds']:.1f} "
             "GPU-seconds, which are among those held."
         )
     else:
@@ -95,6 +98,12 @@ def wilson(successes: int, count: int) -> Interval:
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _largest_mean(chance: Interval, winner: Trial) -> float:
+    """No larger a mean lead goes with the interval of the chance: who beats the winner does so by what it lacks of all
+    problems at most. Few finished trials say little of how the leads are spread, so no other limit would hold."""
+    return chance.high * (1.0 - winner.metrics["accuracy"])
 
 
 def _winner(trials: Sequence[Trial]) -> Trial | None:

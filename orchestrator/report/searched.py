@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from orchestrator.redaction import redacted_override
 from orchestrator.schema import Study, Trial
-from orchestrator.search.points import PointState, best_point, is_search, known_points
+from orchestrator.search.points import PointState, best_point, is_search, known_points, unmeasured
 
 DIGITS: Final = 4
 """Significant digits of a number in a table. Every form for programs has all of them."""
@@ -26,6 +26,7 @@ def search_entry(study: Study, trials: Sequence[Trial]) -> dict[str, Any] | None
         "budget": config["trials"],
         "asked": sum(not trial.cloned_from for trial in trials),
         "points": {str(state): sum(point.state is state for point in known) for state in PointState},
+        "unmeasured": unmeasured(study, trials) or None,
         "space": [redacted_override(text) for text in study.sweep],
         "best": None
         if best is None
@@ -42,7 +43,7 @@ def search_line(entry: Mapping[str, Any]) -> str:
     line = f"{entry['sampler']} asked {entry['asked']} of {entry['budget']} trials"
     best = entry["best"]
     if best is None:
-        return line
+        return f"{line}, and asks for no more ({entry['unmeasured']})" if entry["unmeasured"] else line
     numbers = ", ".join(f"#{number}" for number in best["numbers"])
     return f"{line}, best so far {entry['metric']} {best['value']:.{DIGITS}g} at {shortened(best['point'])} ({numbers})"
 

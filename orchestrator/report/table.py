@@ -3,7 +3,7 @@
 Rows first become plain text (`comparison_grid` and others), so that every form shows the same numbers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
@@ -17,6 +17,7 @@ from orchestrator.report.grid import ABSENT, Grid, gain, kilobytes, limits, mebi
 from orchestrator.report.pareto import pareto_grid
 from orchestrator.report.regret import regret_lines
 from orchestrator.report.searched import search_line, shortened
+from orchestrator.report.settings import common_in, common_notes, setting_name
 from orchestrator.report.sharing import sharing_grid
 
 LEAST_TEXT_WIDTH: Final = 18
@@ -43,10 +44,11 @@ CPU_NOTE: Final = (
 def comparison_grid(document: Document) -> Grid:
     """One row per algorithm and setting: means over seeds, the best first within an algorithm."""
     header = ("algorithm", "setting", "seeds", "accuracy %", "95 %", "gain", "GPU-s", "tok/ans", "ms/ans")
+    common = common_in(document)
     rows = tuple(
         (
             entry["algorithm"],
-            shortened(entry["overrides"]) or "as composed",
+            setting_name(entry["overrides"], common),
             str(len(entry["seeds"])),
             percent(entry["accuracy_mean"]),
             limits(entry["accuracy_low"], entry["accuracy_high"]),
@@ -58,12 +60,14 @@ def comparison_grid(document: Document) -> Grid:
         for entry in _settings(document)
     )
     title = "Comparison on held-out test problems (means over seeds, interval over seeds)"
-    return Grid(title, header, rows, frozenset(header[2:]), (COMPARISON_NOTE, *base_notes(document["base"])))
+    notes = (COMPARISON_NOTE, *base_notes(document["base"]), *common_notes(document))
+    return Grid(title, header, rows, frozenset(header[2:]), notes)
 
 
 def outcome_grid(document: Document) -> Grid:
     """What the answers of each setting cost whoever asks, in the order of `comparison_grid`: time, bytes of cache a
     token, numbers of the model (and of those active where that is another number), its weights, its peak memory."""
+    common = common_in(document)
     under_load = any(entry["time_to_answer_load_p95_s_mean"] is not None for entry in document["settings"])
     idle = any(entry["params_active_mean"] != entry["params_total_mean"] for entry in document["settings"])
     header = (
@@ -75,7 +79,7 @@ def outcome_grid(document: Document) -> Grid:
     rows = tuple(
         (
             entry["algorithm"],
-            shortened(entry["overrides"]) or "as composed",
+            setting_name(entry["overrides"], common),
             milliseconds(entry["time_to_answer_p95_s_mean"]),
             milliseconds(entry["time_to_first_token_s_mean"]),
             number(entry["decode_tokens_per_s_mean"], 0),
@@ -96,7 +100,8 @@ def outcome_grid(document: Document) -> Grid:
 def trial_grid(document: Document) -> Grid:
     """One row per trial, with the interval that its own test problems give."""
     header = ("#", "algorithm", "overrides", "state", "dev %", "acc %", "95 %", "gain", "GPU-s", "reused")
-    rows = tuple(_trial_row(trial) for trial in document["trials"])
+    common = common_in(document)
+    rows = tuple(_trial_row(trial, common) for trial in document["trials"])
     return Grid("Trials (interval over test problems)", header, rows, frozenset({"#", *header[4:]}))
 
 
@@ -246,10 +251,10 @@ def _settings(document: Document) -> list[Mapping[str, Any]]:
     return sorted(document["settings"], key=lambda entry: (entry["algorithm"], -entry["accuracy_mean"]))
 
 
-def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
+def _trial_row(trial: Mapping[str, Any], common: Collection[str]) -> tuple[str, ...]:
     # What an unfinished trial carries are the numbers of the stage before: not its own result.
     metrics = trial["metrics"] if trial["state"] == "completed" else {}
-    overrides = [text for text in trial["overrides"] if not text.startswith("algorithm=")]
+    overrides = [text for text in trial["overrides"] if text not in common and not text.startswith("algorithm=")]
     return (
         str(trial["number"]),
         trial["algorithm"],

@@ -14,7 +14,8 @@ from typing import Any, Final
 from orchestrator.report.gain import NO_OUTCOMES, base_accuracies, bases_of, gain_of
 from orchestrator.report.intervals import Interval, mean_interval, newcombe_difference
 from orchestrator.report.per_hour import BUDGETS_NOTE, algorithm_of, per_hour_entry, per_hour_sentences
-from orchestrator.report.searched import shortened
+from orchestrator.report.regret import was_stopped
+from orchestrator.report.settings import common_overrides, setting_name
 from orchestrator.schema import Outcome, Trial, TrialState
 from orchestrator.schema.training import ALGORITHMS, DpoConfig, GrpoConfig, RejectionSftConfig
 
@@ -36,6 +37,11 @@ OUTCOMES: Final = (
 PROMPTS_NOTE: Final = (
     "{beyond} trained on prompts beyond the supervised set too: a task with a verifier needs no reference answers for "
     "them. {supervised} would need the answers, so that a lead is one of method and prompts together."
+)
+
+DRAWN_NOTE: Final = (
+    "{name}: all of its settings were stopped early. What stands for it are trials that were drawn among them to be "
+    "finished all the same, not its best, so that others are ahead of it by less than is said here, if at all."
 )
 
 _ACRONYMS: Final = frozenset({"sft", "grpo", "dpo", "dapo", "gspo", "rloo"})
@@ -98,7 +104,8 @@ def verdict_of(
     per_hour = per_hour_entry({name: best[name].trials for name in ranking}, held)
     sentences = per_hour_sentences(per_hour, {name: shown(name) for name in ranking})
     since = "what all share" if len(ranking) > 1 and all(bases_of(trials).values()) else "its start"
-    accounts = [_account(name, entries[name], since, rated=per_hour is not None) for name in ranking]
+    common = common_overrides(trial.variant.overrides for trial in trials)
+    accounts = [_account(name, entries[name], since, common, rated=per_hour is not None) for name in ranking]
     told = [_opening(ranking, comparison), *_best_trials_sentence(comparison), *sentences, *accounts]
     return {
         "winner": ranking[0] if ranking and not level else None,
@@ -222,12 +229,19 @@ def _paired_differences(first: Group, second: Group) -> list[float]:
 def _notes(trials: Sequence[Trial], entries: Mapping[str, Any]) -> list[str]:
     undecided = sorted({trial.variant.algorithm for trial in trials} - set(entries))
     notes = [f"{shown(name)}: no trial has trained to its end." for name in undecided]
+    notes += [DRAWN_NOTE.format(name=shown(name)) for name in sorted(entries) if _was_stopped_altogether(trials, name)]
     beyond = {trial.variant.algorithm for trial in trials if _goes_beyond(trial)}
     supervised = {trial.variant.algorithm for trial in trials} - beyond
     if beyond and supervised:
         names = {"beyond": _listed(beyond), "supervised": _listed(supervised)}
         notes.append(PROMPTS_NOTE.format(**names))
     return notes
+
+
+def _was_stopped_altogether(trials: Sequence[Trial], algorithm: str) -> bool:
+    """Whether all that has completed of an algorithm was stopped early, and drawn to be finished all the same."""
+    completed = [t for t in trials if t.variant.algorithm == algorithm and t.state is TrialState.COMPLETED]
+    return bool(completed) and all(was_stopped(trial) for trial in completed)
 
 
 def _goes_beyond(trial: Trial) -> bool:
@@ -284,13 +298,14 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f} points"
 
 
-def _account(name: str, entry: Mapping[str, Any], since: str, *, rated: bool) -> str:
-    """`since`: what gains are above. `rated`: it was said already what is found per GPU-hour."""
+def _account(name: str, entry: Mapping[str, Any], since: str, common: Collection[str], *, rated: bool) -> str:
+    """`since`: what gains are above. `common`: overrides that all trials have. `rated`: it was said already what is
+    found per GPU-hour."""
     setting, best = entry["best_setting"], entry["best_trial"]
     seeds = len(setting["seeds"])
     spread = "" if setting["accuracy_stdev"] is None else f" ± {100 * setting['accuracy_stdev']:.1f}"
     text = (
-        f"{shown(name)}: best setting {shortened(setting['overrides']) or 'as composed'}, "
+        f"{shown(name)}: best setting {setting_name(setting['overrides'], common)}, "
         f"{100 * setting['accuracy_mean']:.1f}{spread} % over {seeds} seed{'s' if seeds != 1 else ''}"
     )
     if (gain := setting["gain_mean"]) is not None:

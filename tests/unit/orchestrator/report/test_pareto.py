@@ -1,6 +1,7 @@
 """Which settings nobody beats."""
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.report.document import build_report
+from orchestrator.report.fronts import PATIENCE, fronts_figure
 from orchestrator.report.page import html_page
 from orchestrator.report.pareto import pareto_entry, pareto_front, pareto_grid, with_patience
 from orchestrator.report.table import markdown, print_tables
@@ -72,10 +74,10 @@ def test_without_patience_nobody_is_late() -> None:
     assert (point["in_time"], point["accuracy_in_time"]) == (None, 0.9)
 
 
-def slower(number: int, accuracy: float, seconds: float, lr: float) -> Trial:
-    trial = a_trial(number, "sft", 0, accuracy, lr=lr)
+def slower(number: int, accuracy: float, seconds: float, lr: float, seed: int = 0) -> Trial:
+    trial = a_trial(number, "sft", seed, accuracy, lr=lr)
     times = {"time_to_answer_p50_s": seconds, "time_to_answer_p95_s": 1.5 * seconds}
-    return a_trial(number, "sft", 0, accuracy, lr=lr, metrics={**trial.metrics, **times})
+    return a_trial(number, "sft", seed, accuracy, lr=lr, metrics={**trial.metrics, **times})
 
 
 def a_document() -> dict:
@@ -116,3 +118,44 @@ def test_the_page_draws_both_fronts_and_where_patience_ends() -> None:
     page = html_page(with_patience(a_document(), 0.5))
     for part in ("time to answer, median [s]", "GPU-hours held per trial", "patience", "time + cost"):
         assert part in page
+
+
+def drawn(document: dict) -> list[dict]:
+    """The traces of the figure of both fronts."""
+    text = fronts_figure(document)
+    start = text.index("[", text.index("Plotly.newPlot("))
+    traces: list[dict] = json.JSONDecoder().raw_decode(text[start:])[0]
+    return traces
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_figure_names_who_is_on_a_front_and_shows_intervals() -> None:
+    left, line, right, _ = drawn(a_document())
+    assert left["text"] == ["optimizer.lr=0.001", "optimizer.lr=0.002", ""]
+    assert right["text"] == ["optimizer.lr=0.001", "", ""]
+    assert line["x"] == [0.1, 0.4]
+    assert line["mode"] == "lines"
+    assert [left["showlegend"], right["showlegend"]] == [True, False]
+    several = [slower(n, 0.9 + 0.01 * n, 0.4, 1e-3, seed=n) for n in range(3)]
+    (points, *_) = drawn(build_report(a_study(), several, ledger(), now=1e9))
+    assert points["error_y"]["array"][0] > 0.01  # Student's interval over three seeds
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_figure_crosses_out_what_is_too_late() -> None:
+    late = with_patience(a_document(), 0.4)
+    assert drawn(late)[0]["marker"]["symbol"] == ["x", "circle", "circle"]
+    assert PATIENCE in fronts_figure(late)
+    assert PATIENCE not in fronts_figure(a_document())
+
+
+def test_what_all_trials_have_tells_none_from_another_and_is_said_once() -> None:
+    document = a_document()
+    for trial in document["trials"]:
+        trial["overrides"] = [*trial["overrides"], "task.path=problems.jsonl"]
+    for entry in (*document["settings"], *document["pareto"]["points"]):
+        entry["overrides"] = [*entry["overrides"], "task.path=problems.jsonl"]
+    text = markdown(document)
+    assert text.count("task.path=problems.jsonl") == 1
+    assert "task.path=problems.jsonl." in text
+    assert [row[1] for row in pareto_grid(document).rows] == [row[1] for row in pareto_grid(a_document()).rows]

@@ -100,6 +100,17 @@ def test_a_recipe_of_both_is_neither_rl_nor_sft() -> None:
     assert kinds == {"sft": "sft", "r1_zero": "rl", "r1": "mixed", "distill": "mixed"}
 
 
+def test_what_learns_nothing_does_not_change_what_a_recipe_is() -> None:
+    groups = study(["sft", "r1_zero"])
+    for group in groups.values():
+        for n, each in enumerate(group):
+            chain = each.variant.stages
+            last = replace(stage(f"quantize@{n}", chain[-1]), config={"algorithm": {"name": "quantize"}})
+            group[n] = replace(each, variant=replace(each.variant, stages=(*chain, last)))
+    everybody = [t for group in groups.values() for t in group]
+    assert {name: kind_of(group, everybody) for name, group in groups.items()} == {"sft": "sft", "r1_zero": "rl"}
+
+
 def test_where_nobody_measured_what_all_share_nothing_is_compared() -> None:
     groups = study(["r1", "distill"])
     assert per_hour_entry(groups, held_of(groups)) is None

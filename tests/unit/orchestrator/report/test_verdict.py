@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from orchestrator.report.verdict import verdict_of
-from orchestrator.schema import TrialState
+from orchestrator.report.verdict import DRAWN_NOTE, verdict_of
+from orchestrator.schema import EarlyStop, Fate, TrialState
 from tests.unit.orchestrator.report.studies import a_trial, seeds
 
 
@@ -81,6 +81,17 @@ def test_one_algorithm_alone_has_nothing_to_beat() -> None:
     assert not verdict["settled"]
     assert verdict["text"].startswith("Only SFT has results")
     assert verdict["notes"] == []
+
+
+def test_an_algorithm_of_which_only_drawn_trials_were_finished_is_said_to_be() -> None:
+    """Its best settings may be among those that were stopped and not drawn."""
+    stop = EarlyStop(policy="median", rung=0, confidence=0.95, gpu_seconds=4.0, why="behind", drawn=True)
+    finished = a_trial(1, "dapo", 0, 0.5, stopped=replace(stop, fate=Fate.FINISHING))
+    pruned = a_trial(2, "dapo", 1, 0.5, state=TrialState.PRUNED, stopped=replace(stop, drawn=False))
+    survivor = a_trial(3, "dapo", 2, 0.5)
+    best = a_trial(0, "grpo", 0, 0.8)
+    assert verdict_of([best, finished, pruned])["notes"] == [DRAWN_NOTE.format(name="DAPO")]
+    assert verdict_of([best, finished, pruned, survivor])["notes"] == []
 
 
 def test_grpo_beside_sft_brings_the_note_on_its_prompts() -> None:
