@@ -57,5 +57,6 @@ def open_rollouts(config: StageConfig, max_tokens: int) -> RolloutEngine:
                 error,
             )
         else:
-            return VllmRollouts(model, config.task.max_prompt_tokens + max_tokens, rollout.memory_fraction)
+            longest = 1 + config.task.max_prompt_tokens + max_tokens  # the limit is on what comes behind a BOS
+            return VllmRollouts(model, longest, rollout.memory_fraction)
     return Builtin(rollout.max_rows)

@@ -38,6 +38,8 @@ class VllmRollouts:
             logprobs_mode="processed_logprobs",
             trust_remote_code=code_is_trusted(config.path),
             skip_tokenizer_init=True,
+            # No sampling parameters and no further end tokens of the model's own: as the built-in engine decodes.
+            generation_config="vllm",
         )
 
     @timed_as("decode")

@@ -8,9 +8,11 @@ drawn, one in `--vocabulary` tokens, so they are of ragged lengths; `generate` g
 does, and counts those tokens only that come before an end, as all systems do.
 
 `builtin` is what `rollout.engine=builtin` does with the Hugging Face model, copying its weights at each rollout
-included; `builtin_decoder` is the same with a compact decoder of the same shape; `one_batch` is
-`experiments.rollout.generate`, which goes on decoding completions whose group has not ended. All run on one thread, in
-turn, and are timed in CPU time of that thread, so that a busy machine hurts all alike. All repeats are in the record.
+included; `builtin_decoder` is the same with a compact decoder of the same shape and `rollout.max_rows` set, and
+`decoder_in_one_batch` is what that decoder gets without, as a stack does: `experiments.rollout.generate`, which goes on
+decoding completions whose group has not ended. `one_batch` is that with the Hugging Face model. All run on one thread,
+in turn, and are timed in CPU time of that thread, so that a busy machine hurts all alike. All repeats are in the
+record.
 """
 
 import argparse
@@ -165,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hugging_face": hugging_face(base, prompts, options.group),
         "builtin": ours(Builtin().sample, model, prompts, options.group, ids),
         "builtin_decoder": ours(Builtin(options.prompts * options.group).sample, decoder, prompts, options.group, ids),
+        "decoder_in_one_batch": ours(Builtin().sample, decoder, prompts, options.group, ids),
         "one_batch": ours(generate, model, prompts, options.group, ids),
     }
     tokens = systems["builtin"]() / (options.prompts * options.group)
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, row in results.items():
         times = f"medians {row['times_median']:.2f}, in turn {row['times_in_turn']:.2f}"
         print(
-            f"{name:<16} best {row['best']:8.0f} tokens/s, median {row['median']:8.0f}, low {row['low']:8.0f}; "
+            f"{name:<20} best {row['best']:8.0f} tokens/s, median {row['median']:8.0f}, low {row['low']:8.0f}; "
             f"{row['times_best']:.2f} x generate ({times})"
         )
     if options.record:
