@@ -194,6 +194,7 @@ def test_a_teacher_and_its_student_are_there_and_of_one_kind(tmp_path: Path) -> 
     assert [stage.config["model"]["path"] for stage in variant.stages] == [str(teacher), str(teacher), str(student)]
     for overrides, told in (
         (["recipe=distill", *hf], r"student\.model\.name=decoder: .* use recipe=distill_hf"),
+        (["recipe=distill", "model@recipe.stages.student.model=hf"], r"student\.model=hf: .* use recipe=distill_hf"),
         (["recipe=distill_hf", own], r"student\.model\.name=hf: .* model=decoder; use recipe=distill"),
         (["recipe=distill_hf", *hf], r"recipe\.stages\.student\.model\.path='': no such folder"),
         (
