@@ -29,8 +29,8 @@ class Prompts:
         counts = torch.full((parts,), self.tokens.numel() // parts, device=self.tokens.device)
         return counts if self.padding is None else counts - self.padding.view(parts, -1).sum(dim=1)
 
-    def select(self, rows: Tensor) -> "Prompts":
-        """Some of the prompts, by index."""
+    def select(self, rows: Tensor | slice) -> "Prompts":
+        """Some of the prompts, by index, or as a view."""
         return Prompts(self.tokens[rows], None if self.padding is None else self.padding[rows])
 
 
@@ -47,8 +47,9 @@ def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer, device: torch.dev
     """What a model reads for each prompt, padded on the left to the longest."""
     rows = tokenizer.prompt_rows(texts)
     longest = max(rows.lengths)
-    padding = [longest - length for length in rows.lengths]
-    return Prompts(_ids(rows).to(device), torch.tensor(padding, device=device) if any(padding) else None)
+    padded = min(rows.lengths) < longest
+    padding = torch.tensor([longest - length for length in rows.lengths], device=device) if padded else None
+    return Prompts(_ids(rows).to(device), padding)
 
 
 @timed_as("data")
@@ -56,6 +57,8 @@ def encode_answers(texts: Sequence[str], tokenizer: Tokenizer, device: torch.dev
     """The tokens of each answer and EOS, padded on the right to the longest."""
     rows = tokenizer.answer_rows(texts)
     tokens = _ids(rows)
+    if min(rows.lengths) == tokens.shape[1]:
+        return Answers(tokens.to(device), torch.ones(tokens.shape, dtype=torch.bool, device=device))
     mask = torch.arange(tokens.shape[1]) < torch.tensor(rows.lengths)[:, None]
     return Answers(tokens.to(device), mask.to(device))
 
@@ -101,15 +104,11 @@ def part(count: int, index: int, parts: int) -> slice:
     return slice(count * index // parts, count * (index + 1) // parts)
 
 
-def micro_batches(count: int, parts: int, device: torch.device) -> list[tuple[Tensor, bool]]:
-    """Row indices of each of `parts` micro-batches of `count` rows, and whether they are to be learned from.
+def micro_batches(count: int, parts: int) -> list[tuple[slice, bool]]:
+    """The rows of each of `parts` micro-batches of `count` rows, and whether they are to be learned from.
 
     DeepSpeed counts micro-batches, and its collectives need every process to run all of them. One that would be empty
     gets row 0 and counts for nothing.
     """
-    batches = []
-    for index in range(parts):
-        rows = part(count, index, parts)
-        real = rows.stop > rows.start
-        batches.append((torch.arange(rows.start, rows.stop) if real else torch.zeros(1, dtype=torch.long), real))
-    return [(rows.to(device), real) for rows, real in batches]
+    batches = [part(count, index, parts) for index in range(parts)]
+    return [(rows, True) if rows.stop > rows.start else (slice(0, 1), False) for rows in batches]

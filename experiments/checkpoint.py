@@ -11,7 +11,9 @@ starts from the last checkpoint in that one's output the same way, as if the two
 
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,7 +61,8 @@ def save_checkpoint(
     engine.save(unfinished, _ENGINE)
     state = {
         "layout": layout,
-        "progress": progress,
+        # As one object: torch asks about each of thousands of small ones, and they would take most of the time.
+        "progress": pickle.dumps(progress),
         "random": {"sampler": sampler.get_state(), **state_of_all(engine.device)},
     }
     torch.save(state, unfinished / f"process-{engine.rank}.pt")
@@ -104,7 +107,13 @@ def load_checkpoint(
     engine.load(source, _ENGINE)
     sampler.set_state(state["random"]["sampler"])
     restore_all(state["random"], engine.device)
-    return state["progress"]
+    return progress_of(state)
+
+
+def progress_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The progress that the state of a process in a checkpoint holds."""
+    progress: dict[str, Any] = pickle.loads(state["progress"])
+    return progress
 
 
 def fits(source: Path, engine: StageEngine, layout: Layout) -> bool:

@@ -111,6 +111,8 @@ def deepspeed_config(config: DeepSpeedConfig, items_per_step: int, world_size: i
         "zero_allow_untested_optimizer": True,
         # DeepSpeedCPUAdam is compiled on first use (minutes); torch's fused AdamW does the same work.
         "zero_force_ds_cpu_optimizer": False,
+        # It is the step's number; four collectives would ask whether it is the same everywhere.
+        "checkpoint": {"tag_validation": "IGNORE"},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
@@ -185,13 +187,16 @@ class Engine:
         """Accumulates the gradients of a loss that is normalised by the global batch.
 
         DeepSpeed averages over processes and would divide by the number of micro-batches; shares are to be summed. Of a
-        loss that balances experts a micro-batch has its part, as if all had as many tokens.
+        loss that balances experts a micro-batch has its part, as if all had as many tokens. The loss is left as a
+        number: its graph goes.
         """
+        total = loss
         for experts in self._experts():
             auxiliary = experts.take_auxiliary_loss()
             if auxiliary is not None:
-                loss = loss + auxiliary / (self.accumulation * self.world_size)
-        self._engine.backward(loss * self.world_size if self.world_size > 1 else loss, scale_wrt_gas=False)
+                total = total + auxiliary / (self.accumulation * self.world_size)
+        self._engine.backward(total * self.world_size if self.world_size > 1 else total, scale_wrt_gas=False)
+        loss.detach_()
 
     @timed_as("optimizer")
     def step(self, lr: float) -> None:
@@ -291,6 +296,7 @@ class DeepSpeedStack(StackEngine):
     def backward(self, losses: Tensor) -> None:
         """Gradients of each member's own loss, (M,)."""
         self._engine.backward(self._total(losses), scale_wrt_gas=False)
+        losses.detach_()
 
     def _step(self) -> None:
         self._engine.step()

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from experiments.batches import encode_prompts
 from experiments.gang import sum_over_processes
+from experiments.judging import Judge
 from experiments.parts import timed_as
 from experiments.rollout import CachedModel, generate
-from experiments.tasks import Problem, Task
-from experiments.tasks.tokenizer import Tokenizer
+from experiments.tasks import Problem
 
 FOLDS = 16
 """Enough for a test of what two had right, fold by fold, to be sure of a single seed, and few enough to be told with
@@ -47,27 +46,19 @@ def wilson_interval(successes: int, count: int, z: float = _Z_95) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-@timed_as("verify")
-def judged(task: Task, problems: Sequence[Problem], tokens: Tensor, tokenizer: Tokenizer) -> list[float]:
-    """Rewards of one answer to each of `problems`; tokens: (problems, T)."""
-    answers = map(tokenizer.decode, tokens.tolist())
-    return [task.accuracy(problem, text) for problem, text in zip(problems, answers, strict=True)]
-
-
 @timed_as("evaluate")
-def evaluate(
-    model: CachedModel, task: Task, problems: Sequence[Problem], tokenizer: Tokenizer, batch_size: int
-) -> Evaluation:
+def evaluate(model: CachedModel, judge: Judge, problems: Sequence[Problem], batch_size: int) -> Evaluation:
     """Greedy answers to `problems`, judged by the task's verifier. A gang shares the work and the result."""
-    mine = problems[dist.get_rank() :: dist.get_world_size()]
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    mine, max_tokens = problems[rank::processes], judge.task.config.max_answer_tokens
     right, tokens = [0.0] * FOLDS, 0
     for start in range(0, len(mine), batch_size):
         batch = mine[start : start + batch_size]
-        prompts = encode_prompts([problem.prompt for problem in batch], tokenizer, model.device)
-        answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens)
+        prompts = encode_prompts([problem.prompt for problem in batch], judge.tokenizer, model.device)
+        answers = generate(model, prompts, judge.tokenizer, max_tokens)
         tokens += int(answers.mask.sum())
-        for index, reward in enumerate(judged(task, batch, answers.tokens, tokenizer), start):
-            right[(dist.get_rank() + index * dist.get_world_size()) % FOLDS] += reward
+        for index, accuracy in enumerate(judge.accuracies(batch, answers.tokens), start):
+            right[(rank + index * processes) % FOLDS] += accuracy
     counted = torch.tensor([*right, float(tokens)], dtype=torch.float64, device=model.device)
     *right, generated = sum_over_processes(counted).tolist()
     return of_counts(right, generated, len(problems))

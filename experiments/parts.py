@@ -27,7 +27,8 @@ Part = Literal[
     "other",
 ]
 COMPUTING: frozenset[Part] = frozenset({"forward", "backward", "optimizer", "decode"})
-"""What a device is held for; all else is overhead."""
+"""What a device is held for; all else is overhead. The random numbers that decoding samples by are a part of it, and
+the graph of a loss is given back where it is gone through, in backward."""
 
 Listener = Callable[[Part], AbstractContextManager[None]]
 """Enters a part, and leaves it."""

@@ -1,36 +1,22 @@
 """From completions to rewards: the verifier's judgement, and what a completion's length adds to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from experiments.judging import Judge
 from experiments.parts import timed_as
 from experiments.rollout import Rollout
-from experiments.tasks import Problem, Task, Tokenizer
+from experiments.tasks import Problem, Tokenizer
 
 
 @timed_as("verify")
-def completion_scores(
-    score: Callable[[Problem, str], float], problems: Sequence[Problem], rollout: Rollout, tokenizer: Tokenizer
-) -> Tensor:
-    """`score` (P, G) of a rollout's completions; the same answer to the same prompt is read and judged once."""
-    completions = [tuple(ids) for ids in rollout.tokens.tolist()]
-    group = len(completions) // len(problems)
-    scores = []
-    for index, problem in enumerate(problems):
-        answers = completions[index * group : (index + 1) * group]
-        judged = {ids: score(problem, tokenizer.decode(ids)) for ids in set(answers)}
-        scores.append([judged[ids] for ids in answers])
-    return torch.tensor(scores)
-
-
 def completion_rewards(
-    task: Task,
+    judge: Judge,
     problems: Sequence[Problem],
     rollout: Rollout,
-    tokenizer: Tokenizer,
     overlong_buffer: Tensor | float | None = None,
     length_penalty: Tensor | float | None = None,
 ) -> Tensor:
@@ -39,14 +25,14 @@ def completion_rewards(
     overlong_buffer: see `overlong_punishment`. length_penalty: weight of `length_rewards`. Numbers, or (P, 1), of which
     0 adds nothing; None where that is so for all.
     """
-    rewards = completion_scores(task.reward, problems, rollout, tokenizer)
+    rewards = torch.tensor(judge.rewards(problems, rollout.tokens)).view(len(problems), -1)
     if overlong_buffer is None and length_penalty is None:
         return rewards
     lengths = rollout.mask.sum(dim=1).view(rewards.shape).to(rewards.device)
     if overlong_buffer is not None:
-        rewards = rewards + overlong_punishment(lengths, task.config.max_answer_tokens, overlong_buffer)
+        rewards = rewards + overlong_punishment(lengths, judge.task.config.max_answer_tokens, overlong_buffer)
     if length_penalty is not None:
-        right = completion_scores(task.accuracy, problems, rollout, tokenizer)
+        right = torch.tensor(judge.accuracies(problems, rollout.tokens)).view(rewards.shape)
         rewards = rewards + length_penalty * length_rewards(lengths, right)
     return rewards
 

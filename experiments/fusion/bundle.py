@@ -21,13 +21,21 @@ from experiments.fusion.grpo import Draw, GrpoTurn, References, grpo_step
 from experiments.fusion.optimizer import MemberOptimizer, Moments
 from experiments.fusion.sft import sft_step
 from experiments.fusion.values import Phase, StepValues, any_time
+from experiments.judging import Judge
 from experiments.models.decoder import Decoder
 from experiments.models.multi_token import further_weight
 from experiments.rollout import sampling_noise
 from experiments.schedule import learning_rate
 from experiments.tasks import Task, tokenizer_of
 from orchestrator.schema.fusion_key import require_one_key
-from orchestrator.schema.training import DpoConfig, GrpoConfig, ModelConfig, SftConfig, StageConfig
+from orchestrator.schema.training import (
+    DpoConfig,
+    GrpoConfig,
+    ModelConfig,
+    QuantizationAwareSftConfig,
+    SftConfig,
+    StageConfig,
+)
 
 
 class Member(Protocol):
@@ -97,6 +105,7 @@ class Bundle:
         require_one_key([config])
         self.task = task
         self._config, self._tokenizer = config, tokenizer_of(config.model, config.task)
+        self._judge = Judge(task, self._tokenizer)
         self.engine = make_engine(self._empty_stack().to(device), [])
         self._further_weight = _further_weight(config)
         layout = self.engine.stack.layout
@@ -124,9 +133,7 @@ class Bundle:
         lrs = [seat.member.learning_rate() for seat in seats]
         if isinstance(self._config.algorithm, GrpoConfig):
             turns = [self._turn(seat, lr) for seat, lr in zip(seats, lrs, strict=True)]
-            values = grpo_step(
-                self.engine, turns, self.task, self._tokenizer, self._references, phase, self._further_weight
-            )
+            values = grpo_step(self.engine, turns, self._judge, self._references, phase, self._further_weight)
             return dict(zip(self.names, values, strict=True))
         batches = [seat.order[seat.member.next_items()] for seat in seats]
         if isinstance(self._config.algorithm, DpoConfig):
@@ -140,8 +147,7 @@ class Bundle:
     def evaluate(self, names: Sequence[str], split: str, batch_size: int) -> dict[str, Evaluation]:
         """Greedy accuracy of some members on a split of the task (`dev`, `test`)."""
         places = [self.place(name) for name in names]
-        problems = getattr(self.task, split)
-        results = evaluate_members(self.engine.stack, self.task, problems, self._tokenizer, batch_size, places)
+        results = evaluate_members(self.engine.stack, self._judge, getattr(self.task, split), batch_size, places)
         return dict(zip(names, results, strict=True))
 
     def take_out(self, name: str) -> Departed:
@@ -212,7 +218,9 @@ class Bundle:
         return References(stack, [place for place, _ in placed])
 
     def _empty_stack(self) -> StackedDecoder:
-        return StackedDecoder.empty(cast(ModelConfig, self._config.model), self._tokenizer.vocab_size)
+        stack = StackedDecoder.empty(cast(ModelConfig, self._config.model), self._tokenizer.vocab_size)
+        algorithm = self._config.algorithm
+        return stack.fake_quantize(algorithm.weights) if isinstance(algorithm, QuantizationAwareSftConfig) else stack
 
     def _stack_of(self, decoders: Sequence[Decoder]) -> StackedDecoder:
         return StackedDecoder.of(decoders)

@@ -88,8 +88,10 @@ class MemberEngine:
         return {**asdict(stack.config), "vocab_size": stack.vocab_size}
 
     def _solo_weights(self) -> OrderedDict[str, Tensor]:
-        """The state dict of the member alone."""
-        state = self._bundle.engine.stack.member_state(self._place)
+        """The state dict of the member alone; its weights are views of one row, which a file has as one piece."""
+        stack, place = self._bundle.engine.stack, self._place
+        row = stack.weights.detach()[place].to("cpu", copy=True)
+        state = stack.member_state(place) | stack.layout.unpack(row)
         return OrderedDict((name, weight.cpu()) for name, weight in state.items())
 
     def _restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:

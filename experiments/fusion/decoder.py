@@ -21,14 +21,16 @@ from experiments.fusion.stack import StackLayout, pack_all
 from experiments.models.attention import KVCache, RotaryTable, Sight
 from experiments.models.decoder import PAD_ID, Decoder
 from experiments.models.multi_token import new_decoder
-from orchestrator.schema.training import ModelConfig
+from experiments.models.quantization import fake_quantize, fake_quantized, quantized_weights
+from orchestrator.schema.training import ModelConfig, Weights
 
 
 class StackedDecoder(nn.Module):
     """Token ids of all members in, next-token logits out. `weights` (M, N) is its only parameter, in fp32; `routing`
     has what their experts are balanced by, None without experts.
 
-    With a `compute_dtype` other than fp32 the weights are cast once a forward pass, and gradients arrive in fp32.
+    With a `compute_dtype` other than fp32 the weights are cast once a forward pass, and gradients arrive in fp32. After
+    `fake_quantize` members learn and decode as a decoder of that name does.
     """
 
     def __init__(
@@ -50,6 +52,15 @@ class StackedDecoder(nn.Module):
             bias_steps = rows.new_zeros(len(rows), len(self.layout.beside), config.experts, dtype=torch.int64)
         self.routing = StackedRouting(config, bias_steps) if self.layout.beside else None
         self._rotation = RotaryTable.of(config)
+        self._rounding, self._rounded = Weights.none, frozenset[str]()
+
+    def fake_quantize(self, weights: Weights) -> "StackedDecoder":
+        """From now on linear layers compute as if quantized, in place; see `quantization.fake_quantize`. Itself."""
+        with torch.device("meta"):
+            decoder = new_decoder(self.config, self.vocab_size)
+        self._rounding = weights
+        self._rounded = frozenset() if weights == Weights.none else quantized_weights(decoder)
+        return self
 
     @classmethod
     def of(cls, decoders: Sequence[Decoder], compute_dtype: torch.dtype = torch.float32) -> "StackedDecoder":
@@ -118,7 +129,10 @@ class StackedDecoder(nn.Module):
     def named_weights(self) -> dict[str, Tensor]:
         """Each weight of all members, (M, *shape), by its name in a `Decoder`, in the precision of the computation."""
         weights = self.weights if self.compute_dtype == torch.float32 else self.weights.to(self.compute_dtype)
-        return dict(zip(self.layout.names, self.layout.pieces(weights), strict=True))
+        return {
+            name: fake_quantized(piece, self._rounding) if name in self._rounded else piece
+            for name, piece in zip(self.layout.names, self.layout.pieces(weights), strict=True)
+        }
 
     def member_state(self, member: int) -> dict[str, Tensor]:
         """A copy of the state dict that a decoder of one member has."""
@@ -134,17 +148,19 @@ class StackedDecoder(nn.Module):
             self.routing.bias_steps[member] = torch.stack([state[name] for name in self.layout.beside])
 
     def decoder(self, member: int) -> Decoder:
-        """An ordinary decoder with a copy of one member's weights."""
+        """An ordinary decoder with a copy of one member's weights, which computes as the stack does."""
         with torch.device("meta"):
             decoder = new_decoder(self.config, self.vocab_size)
         decoder.load_state_dict(self.member_state(member), assign=True)
+        fake_quantize(decoder, self._rounding)
         return decoder
 
     def select(self, members: Sequence[int]) -> "StackedDecoder":
         """A stack with copies of some members' weights, in the given order."""
         rows = self.weights.detach()[list(members)]
         bias_steps = None if self.routing is None else self.routing.bias_steps[list(members)]
-        return StackedDecoder(self.config, self.vocab_size, rows, self.compute_dtype, bias_steps)
+        stack = StackedDecoder(self.config, self.vocab_size, rows, self.compute_dtype, bias_steps)
+        return stack.fake_quantize(self._rounding)
 
     def _layers(
         self,

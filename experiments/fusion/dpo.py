@@ -37,9 +37,11 @@ def dpo_step(
         texts = [[text for pair in batch for text in (pair.chosen, pair.rejected)] for batch in batches]
         answers = encode_answers([text for of_member in texts for text in of_member], tokenizer, device)
         before = references.log_probs(members, prompts, answers.tokens)
-        logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
+        ours = token_log_probs(
+            completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask), answers.tokens
+        )
         losses, stats = dpo_losses(
-            sequence_log_probs(token_log_probs(logits, answers.tokens), answers.mask),
+            sequence_log_probs(ours, answers.mask),
             sequence_log_probs(before, answers.mask),
             torch.tensor([algorithm.beta for algorithm in algorithms], device=device),
             torch.tensor([algorithm.label_smoothing for algorithm in algorithms], device=device),

@@ -47,8 +47,9 @@ class StackEngine:
     @timed_as("backward")
     def backward(self, losses: Tensor) -> None:
         """Gradients of each member's own loss, (M,), and of what balances its experts: no member's weights are in
-        another's."""
+        another's. The losses are left as numbers: their graph goes."""
         self._total(losses).backward()
+        losses.detach_()
 
     @timed_as("optimizer")
     def step(self, lrs: Sequence[float], active: Sequence[bool] | None = None) -> None:

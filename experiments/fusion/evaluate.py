@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 
 from experiments.batches import Prompts, encode_prompts
-from experiments.evaluate import FOLDS, Evaluation, judged, of_counts
+from experiments.evaluate import FOLDS, Evaluation, of_counts
 from experiments.fusion.decoder import StackedDecoder
+from experiments.judging import Judge
 from experiments.parts import timed_as
 from experiments.rollout import generate
-from experiments.tasks import Problem, Task, Tokenizer
+from experiments.tasks import Problem
 
 
 @timed_as("evaluate")
 def evaluate_members(
     stack: StackedDecoder,
-    task: Task,
+    judge: Judge,
     problems: Sequence[Problem],
-    tokenizer: Tokenizer,
     batch_size: int,
     members: Sequence[int] | None = None,
 ) -> list[Evaluation]:
@@ -25,13 +25,14 @@ def evaluate_members(
     right, tokens = [[0.0] * FOLDS for _ in chosen], [0] * len(chosen)
     for start in range(0, len(problems), batch_size):
         batch = problems[start : start + batch_size]
-        prompts = _repeated(encode_prompts([problem.prompt for problem in batch], tokenizer, stack.device), len(chosen))
-        answers = generate(model, prompts, tokenizer, task.config.max_answer_tokens, members=len(chosen))
+        once = encode_prompts([problem.prompt for problem in batch], judge.tokenizer, stack.device)
+        prompts, max_tokens = _repeated(once, len(chosen)), judge.task.config.max_answer_tokens
+        answers = generate(model, prompts, judge.tokenizer, max_tokens, members=len(chosen))
         generated = answers.mask.view(len(chosen), -1).sum(dim=1).tolist()
-        rewards = judged(task, list(batch) * len(chosen), answers.tokens, tokenizer)
+        accuracies = judge.accuracies(list(batch) * len(chosen), answers.tokens)
         for member in range(len(chosen)):
-            for index, reward in enumerate(rewards[member * len(batch) : (member + 1) * len(batch)], start):
-                right[member][index % FOLDS] += reward
+            for index, accuracy in enumerate(accuracies[member * len(batch) : (member + 1) * len(batch)], start):
+                right[member][index % FOLDS] += accuracy
             tokens[member] += generated[member]
     return [of_counts(folds, generated, len(problems)) for folds, generated in zip(right, tokens, strict=True)]
 

@@ -24,13 +24,14 @@ from experiments.fusion.losses import (
     tempered_log_probs,
 )
 from experiments.fusion.values import Phase, StepValues, any_time
+from experiments.judging import Judge
 from experiments.models.decoder import PAD_ID
 from experiments.models.multi_token import further_logits
 from experiments.models.shared_prompt import completion_logits
 from experiments.parts import timed_as
 from experiments.rewards import completion_rewards, without_truncated
 from experiments.rollout import Rollout, generate
-from experiments.tasks import Problem, Task, Tokenizer
+from experiments.tasks import Problem
 from orchestrator.schema.training import GrpoConfig
 
 
@@ -119,20 +120,19 @@ class Sampled:
 def grpo_step(
     engine: StackEngine,
     turns: Sequence[GrpoTurn],
-    task: Task,
-    tokenizer: Tokenizer,
+    judge: Judge,
     references: References | None = None,
     phase: Phase = any_time,
     further_weight: float = 0.0,
 ) -> list[StepValues]:
     """Samples, judges and learns. `references` is needed where a member has a KL weight. `phase` is entered around the
     `rollout` and around what comes after it, to `learn`. `further_weight`: of the loss of multi-token prediction."""
-    device, max_tokens = engine.device, task.config.max_answer_tokens
+    device, max_tokens = engine.device, judge.task.config.max_answer_tokens
     knobs = GrpoKnobs.of([turn.algorithm for turn in turns], device)
     if references is None and any(turn.algorithm.kl_weight for turn in turns):
         raise ValueError("a member with a kl_weight needs its initial policy: pass `references`")
     with phase("rollout"):
-        sampled = sample(engine.stack, turns, knobs, task, tokenizer, device)
+        sampled = sample(engine.stack, turns, knobs, judge, device)
     updates: list[list[dict[str, float]]] = [[] for _ in turns]
     with phase("learn"):
         experience = learned_from(sampled, knobs)
@@ -152,11 +152,11 @@ def sample(
     stack: StackedDecoder,
     turns: Sequence[GrpoTurn],
     knobs: GrpoKnobs,
-    task: Task,
-    tokenizer: Tokenizer,
+    judge: Judge,
     device: torch.device,
 ) -> Sampled:
     """Round after round, for those members whose batch is not full and that may go on."""
+    tokenizer, max_tokens = judge.tokenizer, judge.task.config.max_answer_tokens
     members, group = len(turns), turns[0].algorithm.group_size
     wanted: Tensor | None = None  # (M, 1): groups that are missing yet; None before the first round
     parts: list[tuple[list[int], Prompts, Rollout, Tensor, Tensor]] = []
@@ -172,7 +172,7 @@ def sample(
             stack if len(pending) == members else stack.select(pending),
             prompts,
             tokenizer,
-            task.config.max_answer_tokens,
+            max_tokens,
             group_size=group,
             temperature=1.0 if knobs.temperatures is None else knobs.temperatures[mine],
             noise=torch.cat([draw.noise for draw in draws]).to(device),
@@ -182,24 +182,25 @@ def sample(
             None if values is None else values[mine].repeat_interleave(each)[:, None].cpu()
             for values in (knobs.overlong_buffers, knobs.length_penalties)
         )
-        rewards = completion_rewards(task, problems, rollout, tokenizer, buffers, penalties).to(device)
+        rewards = completion_rewards(judge, problems, rollout, buffers, penalties).to(device)
         counts = rollout.mask.view(len(pending), -1).sum(dim=1).tolist()
+        read = prompts.token_counts(len(pending)).tolist()
         if knobs.mask_truncated is not None:
             rollout = without_truncated(rollout, tokenizer, knobs.mask_truncated[mine].repeat_interleave(each * group))
         spread = has_spread(rewards).view(len(pending), -1)
-        if wanted is None:
-            wanted = torch.full((members, 1), each, device=device)
-        chosen = first(spread, wanted[mine])
-        wanted[mine] -= chosen.sum(dim=1, keepdim=True)
+        chosen = spread if wanted is None else first(spread, wanted[mine])  # all that a first round has are wanted
         sums = rewards.view(len(pending), -1).sum(dim=1).tolist()
         for place, member in enumerate(pending):
             rounds[member] += 1
             generated[member] += counts[place]
             rewarded[member] += sums[place]
-            prompted[member] += sum(tokenizer.prompt_length(problem.prompt) for problem in draws[place].problems)
+            prompted[member] += read[place]
         parts.append((pending, prompts, rollout, rewards, chosen))
         if all(rounds[member] >= turns[member].algorithm.max_sampling_rounds for member in pending):
             break  # without asking the device
+        if wanted is None:
+            wanted = torch.full((members, 1), each, device=device)
+        wanted[mine] -= chosen.sum(dim=1, keepdim=True)
         missing = wanted.flatten().tolist()
         pending = [m for m in pending if missing[m] and rounds[m] < turns[m].algorithm.max_sampling_rounds]
     return Sampled(*_joined(parts, members, tokenizer.pad_id), rounds, generated, prompted, rewarded)
@@ -275,6 +276,27 @@ def update(
     further_weight: float = 0.0,
 ) -> list[dict[str, float]]:
     """One optimizer step of the members that have groups; each member's `train/*` values."""
+    losses, stats = _losses(engine, experience, knobs, turns, max_tokens, reference, further_weight)
+    engine.backward(losses)
+    engine.step([turn.lr for turn in turns], experience.learns)
+    named = {"loss": losses, **stats, "grad_norm": engine.grad_norms()}
+    columns = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
+    return [
+        {f"train/{name}": columns[name][member] for name in columns if name != "kl" or turn.algorithm.kl_weight}
+        for member, turn in enumerate(turns)
+    ]
+
+
+def _losses(
+    engine: StackEngine,
+    experience: Experience,
+    knobs: GrpoKnobs,
+    turns: Sequence[GrpoTurn],
+    max_tokens: int,
+    reference: Tensor | None,
+    further_weight: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Each member's loss, (M,), and its statistics by name."""
     prompts, tokens = experience.prompts, experience.tokens
     further: list[Tensor] = []
     if further_weight:
@@ -296,14 +318,7 @@ def update(
         extra = further_losses(further, tokens, experience.mask, token_counts)
         losses = losses + further_weight * extra
         stats["further_loss"] = extra.detach()
-    engine.backward(losses)
-    engine.step([turn.lr for turn in turns], experience.learns)
-    named = {"loss": losses.detach(), **stats, "grad_norm": engine.grad_norms()}
-    columns = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
-    return [
-        {f"train/{name}": columns[name][member] for name in columns if name != "kl" or turn.algorithm.kl_weight}
-        for member, turn in enumerate(turns)
-    ]
+    return losses, stats
 
 
 def _without_padding_groups(experience: Experience) -> tuple[Tensor, Tensor]:

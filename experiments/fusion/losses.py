@@ -72,8 +72,9 @@ def dpo_losses(
 class GrpoKnobs:
     """What may differ between the members of a GRPO stack, as tensors over members, (M,) unless said otherwise.
 
-    temperatures is None where all are 1. by_std: whose advantages are divided by the group's deviation. leave_one_out:
-    whose baseline is that. sequence_ratio: whose ratio is the sequence's, None where all have the token's.
+    temperatures is None where all are 1. undivided: whose advantages are not divided by the group's deviation, None
+    where everybody's are. leave_one_out: whose baseline is that, None where nobody's is. sequence_ratio: whose ratio is
+    the sequence's, None where all have the token's.
     overlong_buffers [tokens] and length_penalties shape rewards, each None where all are 0. mask_truncated: whose
     truncated completions are no part of the loss, None where everybody's are.
     """
@@ -84,8 +85,8 @@ class GrpoKnobs:
     kl_weights: Tensor
     by_sequence: Tensor
     by_token: Tensor
-    by_std: Tensor
-    leave_one_out: Tensor
+    undivided: Tensor | None
+    leave_one_out: Tensor | None
     sequence_ratio: Tensor | None
     overlong_buffers: Tensor | None
     length_penalties: Tensor | None
@@ -109,8 +110,8 @@ class GrpoKnobs:
             kl_weights=over_members([float(a.kl_weight) for a in algorithms]),
             by_sequence=over_members([a.aggregation is Aggregation.sequence for a in algorithms]),
             by_token=over_members([a.aggregation is Aggregation.token for a in algorithms]),
-            by_std=over_members([a.advantage_scale is AdvantageScale.std for a in algorithms]),
-            leave_one_out=over_members([a.baseline is Baseline.leave_one_out for a in algorithms]),
+            undivided=unless_none([a.advantage_scale is AdvantageScale.none for a in algorithms]),
+            leave_one_out=unless_none([a.baseline is Baseline.leave_one_out for a in algorithms]),
             sequence_ratio=unless_none([a.importance_level is ImportanceLevel.sequence for a in algorithms]),
             overlong_buffers=unless_none([float(a.overlong_buffer) for a in algorithms]),
             length_penalties=unless_none([float(a.length_penalty) for a in algorithms]),
@@ -120,11 +121,19 @@ class GrpoKnobs:
 
 def advantages_of_members(rewards: Tensor, knobs: GrpoKnobs) -> Tensor:
     """`group_advantages` of rewards (members x groups, G), each member's own scale and baseline; the same shape."""
-    each, group = rewards.shape[0] // len(knobs.by_std), rewards.shape[1]
-    by_std, leave_one_out = (flags.repeat_interleave(each)[:, None] for flags in (knobs.by_std, knobs.leave_one_out))
-    std, none = (group_advantages(rewards, scale) for scale in (AdvantageScale.std, AdvantageScale.none))
-    advantages = torch.where(by_std, std, none)
-    return torch.where(leave_one_out, advantages * (group / (group - 1)), advantages)
+    each, group = rewards.shape[0] // len(knobs.lowest), rewards.shape[1]
+
+    def over_groups(whose: Tensor) -> Tensor:
+        return whose.repeat_interleave(each)[:, None]
+
+    advantages = group_advantages(rewards, AdvantageScale.std)
+    if knobs.undivided is not None:
+        advantages = torch.where(
+            over_groups(knobs.undivided), group_advantages(rewards, AdvantageScale.none), advantages
+        )
+    if knobs.leave_one_out is not None:
+        advantages = torch.where(over_groups(knobs.leave_one_out), advantages * (group / (group - 1)), advantages)
+    return advantages
 
 
 @timed_as("forward")

@@ -180,7 +180,8 @@ class StackedAdamW(torch.optim.Optimizer):
 
 
 def solo_state(moments: Moments, layout: StackLayout, member: MemberOptimizer, lr: float) -> dict[str, Any]:
-    """The state dict of the AdamW that a solo stage has, at learning rate `lr`."""
+    """The state dict of the AdamW that a solo stage has, at learning rate `lr`. Its moments are views of the rows
+    `moments`, so that a file has each row once, as one piece."""
     weights = [torch.zeros(shape) for shape in layout.shapes]
     config = member.config
     adam = torch.optim.AdamW(
@@ -192,8 +193,8 @@ def solo_state(moments: Moments, layout: StackLayout, member: MemberOptimizer, l
         state["state"] = {
             index: {
                 "step": torch.tensor(float(moments.steps)),
-                "exp_avg": first[name].clone(),
-                "exp_avg_sq": second[name].clone(),
+                "exp_avg": first[name],
+                "exp_avg_sq": second[name],
             }
             for index, name in enumerate(layout.names)
         }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.batches import encode_answers, encode_prompts
+from experiments.batches import Answers, Prompts, encode_answers, encode_prompts
 from experiments.fusion.engine import StackEngine
 from experiments.fusion.losses import further_losses, sft_losses
 from experiments.fusion.values import Phase, StepValues, any_time
@@ -32,18 +32,10 @@ def sft_step(
         prompts = encode_prompts([example.prompt for example in examples], tokenizer, engine.device)
         answers = encode_answers([example.answer for example in examples], tokenizer, engine.device)
         token_counts = answers.mask.view(len(batches), -1).sum(dim=1)
-        named: dict[str, Tensor] = {}
-        if further_weight:
-            logits, *further = further_logits(engine, prompts.tokens, answers.tokens, prompts.padding)
-            extra = further_losses(further, answers.tokens, answers.mask, token_counts)
-            losses = sft_losses(logits, answers.tokens, answers.mask, token_counts) + further_weight * extra
-            named["further_loss"] = extra.detach()
-        else:
-            logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
-            losses = sft_losses(logits, answers.tokens, answers.mask, token_counts)
+        losses, named = _losses(engine, prompts, answers, token_counts, further_weight)
         engine.backward(losses)
         engine.step(lrs)
-        named |= {"loss": losses.detach(), "grad_norm": engine.grad_norms()}
+        named |= {"loss": losses, "grad_norm": engine.grad_norms()}
         read = torch.stack(list(named.values())).T.tolist()
         tokens = (token_counts + prompts.token_counts(len(batches))).tolist()
     return [
@@ -53,3 +45,16 @@ def sft_step(
         )
         for of_member, lr, count in zip(read, lrs, tokens, strict=True)
     ]
+
+
+def _losses(
+    engine: StackEngine, prompts: Prompts, answers: Answers, token_counts: Tensor, further_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Each member's loss, (M,), and by its name what of it is the loss of the tokens further on."""
+    if not further_weight:
+        logits = completion_logits(engine, prompts.tokens, answers.tokens, prompts.padding, answers.mask)
+        return sft_losses(logits, answers.tokens, answers.mask, token_counts), {}
+    logits, *further = further_logits(engine, prompts.tokens, answers.tokens, prompts.padding)
+    extra = further_losses(further, answers.tokens, answers.mask, token_counts)
+    losses = sft_losses(logits, answers.tokens, answers.mask, token_counts) + further_weight * extra
+    return losses, {"further_loss": extra.detach()}

@@ -30,8 +30,9 @@ def encode(x: Tensor, highest: int) -> tuple[Tensor, Tensor]:
 
 
 def fake_quantized(weight: Tensor, weights: Weights) -> Tensor:
-    """`weight` as its codes will say it; to the gradient it is `weight` itself (straight-through, arXiv:1308.3432)."""
-    return weight + (_decoded(*_encoded(weight.detach(), weights), weight.shape[1], weights) - weight).detach()
+    """`weight` (..., out, in) as its codes will say it; to the gradient it is `weight` itself (straight-through,
+    arXiv:1308.3432). Codes are made row by row, element by element: the same bits however many weights are in front."""
+    return weight + (_decoded(*_encoded(weight.detach(), weights), weight.shape[-1], weights) - weight).detach()
 
 
 class QuantizedLinear(nn.Linear):
@@ -74,7 +75,7 @@ class FakeQuantizedLinear(nn.Linear):
 
 def quantize(model: nn.Module, weights: Weights) -> None:
     """Quantizes the linear layers of `model` in place; hooks on them stay. `none` changes nothing."""
-    for layer in _linear_layers(model) if weights != Weights.none else ():
+    for _, layer in _linear_layers(model) if weights != Weights.none else ():
         layer.__class__ = QuantizedLinear
         cast_layer: Any = layer
         cast_layer.hold(weights)
@@ -83,16 +84,21 @@ def quantize(model: nn.Module, weights: Weights) -> None:
 def fake_quantize(model: nn.Module, weights: Weights) -> None:
     """From now on the linear layers of `model` learn as quantized ones. Names of parameters stay. `none` changes
     nothing."""
-    for layer in _linear_layers(model) if weights != Weights.none else ():
+    for _, layer in _linear_layers(model) if weights != Weights.none else ():
         layer.__class__ = FakeQuantizedLinear
         cast_layer: Any = layer
         cast_layer.weights = weights
 
 
-def _linear_layers(model: nn.Module) -> Iterator[nn.Linear]:
+def quantized_weights(model: nn.Module) -> frozenset[str]:
+    """Names of the weights of `model` that `quantize` and `fake_quantize` round."""
+    return frozenset(f"{name}.weight" for name, _ in _linear_layers(model))
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     for name, module in list(model.named_modules()):
         if type(module) in (nn.Linear, FakeQuantizedLinear) and not name.endswith("router"):
-            yield cast(nn.Linear, module)
+            yield name, cast(nn.Linear, module)
 
 
 def _learned(layer: nn.Linear) -> Tensor:
@@ -100,11 +106,11 @@ def _learned(layer: nn.Linear) -> Tensor:
 
 
 def _encoded(weight: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """int8: codes and scale as `encode` gives them. int4: bytes (out, groups, group / 2) and scales (out, groups, 1);
-    inputs are padded with zeros to whole groups."""
+    """int8: codes and scale as `encode` gives them. int4: bytes (..., out, groups, group / 2) and scales (..., out,
+    groups, 1); inputs are padded with zeros to whole groups."""
     if weights == Weights.int8:
         return encode(weight, _HIGHEST[weights])
-    grouped = F.pad(weight, (0, -weight.shape[1] % INT4_GROUP)).unflatten(1, (-1, INT4_GROUP))
+    grouped = F.pad(weight, (0, -weight.shape[-1] % INT4_GROUP)).unflatten(-1, (-1, INT4_GROUP))
     codes, scale = encode(grouped, _HIGHEST[weights])
     low, high = (codes + 8).to(torch.uint8).chunk(2, dim=-1)
     return low | (high << 4), scale
@@ -114,4 +120,4 @@ def _decoded(codes: Tensor, scale: Tensor, in_features: int, weights: Weights) -
     if weights == Weights.int8:
         return codes.to(scale.dtype) * scale
     halves = torch.cat((codes & 0xF, codes >> 4), dim=-1)
-    return ((halves.to(scale.dtype) - 8) * scale).flatten(1)[:, :in_features]
+    return ((halves.to(scale.dtype) - 8) * scale).flatten(-2)[..., :in_features]

@@ -52,9 +52,9 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                 answers = encode_answers(texts, tokenizer, device)
                 totals: dict[str, Tensor] = {}
                 lr = session.learning_rate()
-                for rows, real in micro_batches(len(prompts), engine.accumulation, device):
+                for rows, real in micro_batches(len(prompts), engine.accumulation):
                     some = prompts.select(rows)
-                    both = (rows[:, None] * 2 + torch.arange(2, device=device)).flatten()
+                    both = slice(2 * rows.start, 2 * rows.stop)
                     tokens, mask = answers.tokens[both], answers.mask[both]
                     with torch.no_grad():
                         logits = completion_logits(reference, some.tokens, tokens, some.padding)
@@ -74,15 +74,14 @@ def run(assignment: Assignment, channel: Channel) -> Outcome:
                     engine.backward(loss)
                     engine.step(lr)
                     # Shares of the global batch: they add up to its means here, and over the gang in `record`.
-                    share = session.world_size * real * len(rows) / algorithm.batch_size
+                    share = session.world_size * real * len(some) / algorithm.batch_size
                     values = {"loss": loss.detach() * session.world_size}
                     values |= {name: value * share for name, value in stats.items()}
                     for name, value in values.items():
                         totals[f"train/{name}"] = totals.get(f"train/{name}", torch.zeros((), device=device)) + value
 
             session.record({**totals, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
-            read = sum(tokenizer.prompt_length(pair.prompt) for pair in batch)
-            session.complete_step(tokens=read + sum(map(tokenizer.answer_length, texts)))
+            session.complete_step(tokens=int(prompts.token_counts(1)) + int(answers.mask.sum()))
 
 
 def pairs_of(session: Session, policy: str) -> Drawn[Pair]:

@@ -31,6 +31,7 @@ from orchestrator.schema.training import (
     AlgorithmConfig,
     DpoConfig,
     GrpoConfig,
+    QuantizationAwareSftConfig,
     RejectionSftConfig,
     SftConfig,
     StageConfig,
@@ -44,6 +45,7 @@ another program takes about as long."""
 IS_DONE: Mapping[type[AlgorithmConfig], Callable[[Session], bool]] = {
     SftConfig: sft.is_done,
     GrpoConfig: grpo.is_done,
+    QuantizationAwareSftConfig: sft.is_done,
     RejectionSftConfig: sft.is_done,
     DpoConfig: dpo.is_done,
 }

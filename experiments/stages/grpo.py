@@ -116,10 +116,9 @@ def sampled_rounds(
         problems = order[session.next_items()][mine]
         prompts, rollout = _completions(session, engine, rollouts, problems)
         rewards = completion_rewards(
-            session.task,
+            session.judge,
             problems,
             rollout,
-            session.tokenizer,
             algorithm.overlong_buffer or None,
             algorithm.length_penalty or None,
         ).to(session.device)
@@ -128,7 +127,7 @@ def sampled_rounds(
             rollout = without_truncated(rollout, session.tokenizer)
         chosen, found = first_of_gang(has_spread(rewards), mine, count, wanted)
         wanted -= found
-        prompted = sum(session.tokenizer.prompt_length(problem.prompt) for problem in problems)
+        prompted = int(prompts.token_counts(1))
         rounds.append(Round(prompts, rollout, rewards, chosen, generated, prompted))
     return rounds
 
@@ -211,7 +210,7 @@ def update(
     """One optimizer step on all of `experience`, in micro-batches of whole groups; the step's `train/*` values.
     `further_weight`: of the loss of multi-token prediction on the sampled answers."""
     totals: dict[str, Tensor | float] = {}
-    for groups, real in micro_batches(len(experience.prompts), engine.accumulation, engine.device):
+    for groups, real in micro_batches(len(experience.prompts), engine.accumulation):
         loss, values = _micro_loss(engine, experience, groups, real, algorithm, max_tokens, further_weight)
         engine.backward(loss)
         engine.step(lr)
@@ -224,7 +223,7 @@ def update(
 def _micro_loss(
     engine: Engine,
     experience: Experience,
-    groups: Tensor,
+    groups: slice,
     real: bool,
     algorithm: GrpoConfig,
     max_tokens: int,
@@ -232,7 +231,7 @@ def _micro_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of some groups, and their share of the step's values: these add up to the means of the global batch,
     over micro-batches in `update` and over the gang in `Session.record`."""
-    rows = (groups[:, None] * algorithm.group_size + torch.arange(algorithm.group_size, device=engine.device)).flatten()
+    rows = slice(groups.start * algorithm.group_size, groups.stop * algorithm.group_size)
     prompts, tokens, mask = experience.prompts.select(groups), experience.tokens[rows], experience.mask[rows] & real
     further: list[Tensor] = []
     if further_weight:

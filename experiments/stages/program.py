@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from experiments.channel import Channel
 
 CHECKPOINT_LEAST_S = 2.0
-CHECKPOINT_COSTS = 100.0
-"""A process writes its next periodic checkpoint this many times the last one's cost after it: they take a hundredth of
-its time at most, however many stages share it. No stage writes one more often than every `CHECKPOINT_LEAST_S`."""
+CHECKPOINT_COSTS = 200.0
+"""A process writes its next periodic checkpoint this many times the last one's cost after it: they take half a percent
+of its time at most, however many stages share it. No stage writes one more often than every `CHECKPOINT_LEAST_S`."""
 
 
 class Program:

@@ -32,6 +32,7 @@ from experiments.engine import Engine, open_device
 from experiments.evaluate import Evaluation, evaluate
 from experiments.gang import sum_over_processes
 from experiments.generators import seed_all
+from experiments.judging import Judge
 from experiments.measuring import Measurement, Meter
 from experiments.outcomes import measured_outcomes
 from experiments.parts import timed_as
@@ -86,6 +87,7 @@ class Session:
         self.rank, self.world_size = assignment.rank, assignment.world_size
         self.device = engine.device
         self.tokenizer = tokenizer_of(config.model, config.task)
+        self.judge = Judge(task, self.tokenizer)
         self.sampler = seeded_generator(config.seed, "sampling")
         self.progress = Progress()
         self.meter = Meter(assignment, self.device)
@@ -274,7 +276,7 @@ class Session:
     def _evaluate(self, problems: Sequence[Problem], served: CachedModel | None = None) -> Evaluation:
         with self.busy():
             size = self.config.evaluation.batch_size
-            return evaluate(served or self.engine.decoder(), self.task, problems, self.tokenizer, size)
+            return evaluate(served or self.engine.decoder(), self.judge, problems, size)
 
     @timed_as("report")
     def _report_series(self) -> None:

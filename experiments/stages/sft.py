@@ -51,12 +51,13 @@ def learn(session: Session, engine: Engine, order: ProblemOrder[Problem]) -> Out
 
         with session.phase("learn"), engine.unparked(session.assignment.parks):
             batch = order[session.next_items()]
-            token_count = sum(tokenizer.answer_length(example.answer) for example in batch)  # of all processes
+            written = [tokenizer.answer_length(example.answer) for example in batch]
+            token_count = sum(written)  # of all processes
             prompts = encode_prompts([example.prompt for example in batch[mine]], tokenizer, device)
             answers = encode_answers([example.answer for example in batch[mine]], tokenizer, device)
             loss = 0.0
             lr = session.learning_rate()
-            for rows, real in micro_batches(len(prompts), engine.accumulation, device):
+            for rows, real in micro_batches(len(prompts), engine.accumulation):
                 some, tokens, mask = prompts.select(rows), answers.tokens[rows], answers.mask[rows] & real
                 micro_loss = answers_loss(session, engine, some, tokens, mask, token_count)
                 engine.backward(micro_loss)
@@ -66,9 +67,7 @@ def learn(session: Session, engine: Engine, order: ProblemOrder[Problem]) -> Out
         # Each process has its share of the loss, to be summed; `record` averages over processes.
         loss *= session.world_size
         session.record({"train/loss": loss, "train/lr": lr, "train/grad_norm": engine.grad_norm()})
-        read = sum(tokenizer.prompt_length(example.prompt) for example in batch[mine])
-        written = sum(tokenizer.answer_length(example.answer) for example in batch[mine])
-        session.complete_step(tokens=read + written)
+        session.complete_step(tokens=int(prompts.token_counts(1)) + sum(written[mine]))
 
 
 def answers_loss(

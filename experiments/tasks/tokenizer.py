@@ -19,12 +19,11 @@ _FIRST_CHARACTER = 3
 _CHARACTERS = "".join(map(chr, range(0x20, 0x7F))) + "\n"
 """Printable ASCII and the newline."""
 
-_SPECIAL_IDS = bytes([PAD, BOS, EOS])
-_PAD_CHARACTER, _BOS_CHARACTER, _EOS_CHARACTER = _SPECIAL = "\0\1\2"
-"""Characters that no text has, for the tokens that no character has."""
-_EOS, _LEFT_OUT = bytes([EOS]), bytes([PAD, BOS])
-_FIRST_STAND_IN = len(_SPECIAL)
-"""Characters that no text has either, from this code on, stand for tags."""
+_PAD, _EOS, _LEFT_OUT = bytes([PAD]), bytes([EOS]), bytes([PAD, BOS])
+_FIRST_STAND_IN = 3
+"""Characters that no text has, from this code on, stand for tags."""
+REMEMBERED_TEXTS = 2**16
+"""So many texts' ids are kept by a tokenizer."""
 
 
 class Rows(NamedTuple):
@@ -90,7 +89,9 @@ class CharTokenizer:
         self._text_of = [""] * _FIRST_CHARACTER + list(_CHARACTERS) + list(tags)
         # The code of each token, and what is none for what is no token.
         self._code_of = bytes(map(ord, ("\0" * _FIRST_CHARACTER + characters).ljust(256, "\xff")))
-        self._token_of_code = self._tokens_of_codes()
+        # A study's texts come again in every epoch.
+        self._prompt = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_prompt)
+        self._answer = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_answer)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the characters and tags of `text`, in [3, vocab_size); no BOS or EOS is added.
@@ -132,15 +133,21 @@ class CharTokenizer:
 
     def prompt_rows(self, texts: Sequence[str]) -> Rows:
         """BOS and the text of each prompt, padded on the left."""
-        marked = [self._marked(text) for text in texts]
-        longest = max(map(len, marked)) + 1
-        return self._rows([(_BOS_CHARACTER + text).rjust(longest, _PAD_CHARACTER) for text in marked], marked)
+        found = [self._prompt(text) for text in texts]
+        lengths = list(map(len, found))
+        longest = max(lengths)
+        if min(lengths) < longest:
+            found = [ids.rjust(longest, _PAD) for ids in found]
+        return Rows(array("B", b"".join(found)), lengths)
 
     def answer_rows(self, texts: Sequence[str]) -> Rows:
         """The text of each answer and EOS, padded on the right."""
-        marked = [self._marked(text) for text in texts]
-        longest = max(map(len, marked)) + 1
-        return self._rows([(text + _EOS_CHARACTER).ljust(longest, _PAD_CHARACTER) for text in marked], marked)
+        found = [self._answer(text) for text in texts]
+        lengths = list(map(len, found))
+        longest = max(lengths)
+        if min(lengths) < longest:
+            found = [ids.ljust(longest, _PAD) for ids in found]
+        return Rows(array("B", b"".join(found)), lengths)
 
     def save(self, folder: Path) -> None:
         """Nothing: it is the same everywhere."""
@@ -153,18 +160,11 @@ class CharTokenizer:
             _refuse(found[0], text)
         return self._tag.sub(lambda tag: self._stand_in_of[tag[0]], text)
 
-    def _rows(self, rows: Sequence[str], marked: Sequence[str]) -> Rows:
-        """`rows` of one length: the `marked` texts with the characters that stand for special tokens.
+    def _encode_prompt(self, text: str) -> bytes:
+        return bytes([BOS, *self.encode(text)])
 
-        One translation for all of them: a list of lists would take longer than a small model's step.
-        """
-        joined = "".join(rows)
-        ids = joined.encode("ascii", "replace").translate(self._token_of_code)
-        added = len(joined) - sum(map(len, marked))
-        if len(ids) - len(ids.translate(None, _SPECIAL_IDS)) != added or not joined.isascii():
-            for text in marked:
-                self.encode(text.translate(self._text_of_stand_in))
-        return Rows(array("B", ids), [len(text) + 1 for text in marked])
+    def _encode_answer(self, text: str) -> bytes:
+        return bytes([*self.encode(text), EOS])
 
     def _decode_one_by_one(self, tokens: Sequence[int]) -> str:
         """Names what is no token, and doesn't look behind EOS for it."""
@@ -176,13 +176,6 @@ class CharTokenizer:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
             texts.append(self._text_of[token])
         return "".join(texts)
-
-    def _tokens_of_codes(self) -> bytes:
-        """The token of each character's code, PAD where there is none."""
-        table = bytearray([PAD] * 256)
-        for character, token in (*self._id_of.items(), *zip(_SPECIAL, _SPECIAL_IDS, strict=True)):
-            table[ord(character)] = token
-        return bytes(table)
 
 
 def _refuse(character: str, text: str) -> NoReturn:

@@ -46,7 +46,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         if inner and inner[2] == "HfModelConfig":
             if own := next((o for o in overrides if re.match(r"model@recipe\.stages\.\w+\.model=", o)), None):
                 remedy = "this recipe's stage has the size of a compact decoder; use recipe=distill_hf"
-                return ConfigError(*own.split("=", 1), remedy)
+                group, _, choice = own.partition("=")
+                return ConfigError(group, choice, remedy)
             for group in ("attention", "ffn"):
                 if chosen := next((o for o in overrides if o.startswith(f"{group}=")), None):
                     remedy = "that is for compact decoders; a Hugging Face model has its own, so leave it out"

@@ -44,6 +44,7 @@ def fresh_problems(config: StageConfig, cache: Path) -> tuple[Any, list[Any]]:
 def measure(folder: Path, number: int) -> dict[str, Any]:
     """Accuracy on fresh problems with its 95 % Wilson interval, and the dev accuracy that it came with."""
     from experiments.evaluate import evaluate
+    from experiments.judging import Judge
     from experiments.models.decoder import load_decoder
     from experiments.tasks import CharTokenizer
 
@@ -53,7 +54,7 @@ def measure(folder: Path, number: int) -> dict[str, Any]:
     config = stage_config(course.stages[-1].config)
     task, problems = fresh_problems(config, folder / "cache")
     decoder = load_decoder(Path(output)).float()
-    result = evaluate(decoder, task, problems, CharTokenizer(), config.evaluation.batch_size)
+    result = evaluate(decoder, Judge(task, CharTokenizer()), problems, config.evaluation.batch_size)
     return {
         "accuracy": result.accuracy,
         "low": result.low,

@@ -68,8 +68,7 @@ def test_masked_positions_never_get_loss():
 
 
 def test_an_empty_micro_batch_is_marked():
-    batches = micro_batches(1, 2, CPU)
-    assert [(rows.tolist(), real) for rows, real in batches] == [([0], False), ([0], True)]
+    assert micro_batches(1, 2) == [(slice(0, 1), False), (slice(0, 1), True)]
 
 
 @pytest.mark.parametrize("text", ["1\0", "\1+2", "a\2", "é=", "\t", "\x7f"])

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from experiments.batches import encode_prompts
 from experiments.evaluate import FOLDS, evaluate, of_counts, wilson_interval
+from experiments.judging import Judge
 from experiments.rollout import generate
 from experiments.tasks import CharTokenizer, Problem, Task
 from orchestrator.schema.training import TaskConfig
@@ -49,7 +50,7 @@ def _evaluate(rank=0, world_size=1, rendezvous="", max_answer_tokens=MAX_ANSWER_
         for prompt in PROMPTS
     ]
     task = Task(TaskConfig(max_answer_tokens=max_answer_tokens), [], [], [], problems, _exact_match)
-    return evaluate(decoder, task, problems, TOKENIZER, batch_size=3)
+    return evaluate(decoder, Judge(task, TOKENIZER), problems, batch_size=3)
 
 
 @pytest.fixture(scope="module")

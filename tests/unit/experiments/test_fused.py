@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.checkpoint import progress_of
 from tests.unit.experiments.fusion.drawn import DRAWN, calm_knobs
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
@@ -134,6 +135,7 @@ def test_a_members_last_checkpoint_is_that_of_its_stage(study, tmp_path, algorit
     mine, theirs = (last_checkpoint(tmp_path, where, number=1) for where in ("fused", "alone"))
     first, second = (torch.load(path / "process-0.pt", weights_only=False) for path in (mine, theirs))
     for state in (first, second):  # its times are wall times
+        state["progress"] = progress_of(state)
         state["progress"]["reported"] = [report[1:2] for report in state["progress"]["reported"]]
         state["progress"]["series"] = {name: torch.tensor(v) for name, v in state["progress"]["series"].items()}
     assert first["layout"] == second["layout"]

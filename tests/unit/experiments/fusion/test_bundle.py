@@ -5,6 +5,7 @@ import torch
 
 from experiments.fusion.bundle import Bundle, SoloProgress
 from experiments.fusion.grpo import Draw, GrpoTurn, grpo_step
+from experiments.judging import Judge
 from experiments.rollout import sampling_noise
 from experiments.tasks import CharTokenizer, load_task
 from orchestrator.schema.training import stage_config
@@ -159,7 +160,7 @@ def test_a_member_none_of_whose_groups_differ_is_not_updated(folder):
         for index, name in enumerate(datas)
     ]
     before = bundle.engine.stack.weights.detach().clone()
-    first, second = grpo_step(bundle.engine, turns, Told(), tokenizer, bundle._references)
+    first, second = grpo_step(bundle.engine, turns, Judge(Told(), tokenizer), bundle._references)
     after = bundle.engine.stack.weights.detach()
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False]
     assert [bundle.engine.moments(member).steps for member in range(2)] == [0, 1]
@@ -222,4 +223,4 @@ def test_a_kl_weight_needs_references(folder):
     bundle.put_in("0", SoloProgress(stage_config(data)), initial(data, None))
     turn = GrpoTurn(stage_config(data).algorithm, iter([Draw(task.rl[:4], torch.rand(16, 3))]), 1e-3)
     with pytest.raises(ValueError, match="kl_weight needs its initial policy"):
-        grpo_step(bundle.engine, [turn], task, CharTokenizer())
+        grpo_step(bundle.engine, [turn], Judge(task, CharTokenizer()))

@@ -7,6 +7,7 @@ from experiments.batches import Prompts, encode_prompts
 from experiments.evaluate import FOLDS
 from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.evaluate import evaluate_members
+from experiments.judging import Judge
 from experiments.rollout import generate, sampling_noise
 from experiments.tasks import CharTokenizer, Problem, Task
 from orchestrator.schema.training import TaskConfig
@@ -101,7 +102,7 @@ def _expected(decoder, problems):
 def test_members_are_evaluated_as_alone():
     decoders = _members()
     problems = [Problem(text, "") for text in [*TEXTS, "9+9="]]
-    results = evaluate_members(StackedDecoder.of(decoders), _task(), problems, TOKENIZER, batch_size=2)
+    results = evaluate_members(StackedDecoder.of(decoders), Judge(_task(), TOKENIZER), problems, batch_size=2)
     expected = [_expected(decoder, problems) for decoder in decoders]
     assert [(result.accuracy, result.tokens_per_answer) for result in results] == expected
     assert all(result.low <= result.accuracy <= result.high for result in results)
@@ -110,7 +111,7 @@ def test_members_are_evaluated_as_alone():
 def test_the_folds_of_a_member_are_those_of_the_member_alone():
     decoders = _members()
     problems = [Problem(f"{a}+{b}=", "") for a in range(6) for b in (1, 22, 3)]
-    results = evaluate_members(StackedDecoder.of(decoders), _task(), problems, TOKENIZER, batch_size=5)
+    results = evaluate_members(StackedDecoder.of(decoders), Judge(_task(), TOKENIZER), problems, batch_size=5)
     for decoder, result in zip(decoders, results, strict=True):
         alone = [_expected(decoder, problems[fold::FOLDS])[0] for fold in range(FOLDS)]
         assert result.folds == pytest.approx(alone)
@@ -119,7 +120,7 @@ def test_the_folds_of_a_member_are_those_of_the_member_alone():
 def test_some_members_can_be_evaluated_without_the_others():
     decoders = _members()
     problems = [Problem(text, "") for text in TEXTS]
-    results = evaluate_members(StackedDecoder.of(decoders), _task(), problems, TOKENIZER, 8, members=[2, 0])
+    results = evaluate_members(StackedDecoder.of(decoders), Judge(_task(), TOKENIZER), problems, 8, members=[2, 0])
     expected = [_expected(decoders[member], problems) for member in (2, 0)]
     assert [(result.accuracy, result.tokens_per_answer) for result in results] == expected
     assert expected[0] != expected[1]

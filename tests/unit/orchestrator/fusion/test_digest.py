@@ -97,6 +97,15 @@ def test_what_steps_otherwise_or_has_another_shape_is_another_stack(sweep: str) 
 
 
 @pytest.mark.parametrize("recipe", ["quantized", "quantized_aware"])
-def test_stages_about_quantization_run_alone(recipe: str) -> None:
+def test_a_stage_that_trains_nothing_runs_alone(recipe: str) -> None:
     (variant,) = compose_study([f"recipe={recipe}", "algorithm=sft", "quantization=int8"]).variants
-    assert [bool(fusion_digest(stage)) for stage in variant.stages] == [True] + [False] * (len(variant.stages) - 1)
+    assert [bool(fusion_digest(stage)) for stage in variant.stages] == [True] * (len(variant.stages) - 1) + [False]
+
+
+def test_those_that_learn_with_weights_in_as_many_bits_train_together() -> None:
+    sweep = ["recipe=quantized_aware", "algorithm=sft", "quantization=int8,int4", "seed=0,1", "optimizer.lr=1e-3,2e-3"]
+    variants = compose_study(sweep).variants
+    digests = [fusion_digest(next(s for s in variant.stages if s.name == "aware")) for variant in variants]
+    assert sorted(digests.count(digest) for digest in set(digests)) == [4, 4]
+    plain = compose_study(["recipe=warm_start", "algorithm=sft"]).variants[0].stages[-1]
+    assert fusion_digest(plain) not in digests
