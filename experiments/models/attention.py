@@ -7,6 +7,7 @@ backward pass written out where they are learned from; elsewhere, and on a GPU, 
 Queries leave the rotation scaled by 1 / sqrt(head_dim), so that neither way has to scale scores.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from experiments.models.growing import Growing, GrowingRows
 from orchestrator.schema.training import AttentionKind, FeedForwardKind, ModelConfig
 
 # Where batched products are faster on a CPU: up to so many scores (rows x keys) a head, from so many heads of the whole
@@ -31,35 +33,41 @@ class KVCache:
     """What attention keeps of the rows seen so far: per layer a list of tensors, each (batch, ..., rows, width). Keys
     and values (batch, kv_heads, rows, head_dim); or what stands for them, see `experiments.models.mla`.
 
-    Functional: a forward pass concatenates to what is held and never writes into it, so gradients flow through a cache
-    as through any other tensor.
+    A forward pass adds to what is held and changes none of it, and gradients flow through a cache as through any other
+    tensor: see `GrowingRows`.
     """
 
-    def __init__(self, layers: int) -> None:
-        self._held: list[list[Tensor]] = [[] for _ in range(layers)]
+    def __init__(self, layers: int, empty: Callable[[int], Growing] = GrowingRows) -> None:
+        """empty: makes what holds one tensor, given how many rows are reserved (0: nobody knows)."""
+        self._held: list[list[Growing]] = [[] for _ in range(layers)]
+        self._empty, self._reserved = empty, 0
+
+    def reserve(self, rows: int) -> None:
+        """Says, before the first of them is there, how many rows there will be: storage is for these, and no more."""
+        self._reserved = rows
 
     def extend(self, layer: int, *new: Tensor) -> list[Tensor]:
         """Adds rows to each tensor of a layer and returns all that it holds now, in the same order."""
         held = self._held[layer]
-        if held:
-            self._held[layer] = [torch.cat(pair, dim=-2) for pair in zip(held, new, strict=True)]
-        else:
-            self._held[layer] = list(new)
-        return self._held[layer]
+        if not held:
+            held = self._held[layer] = [self._empty(self._reserved) for _ in new]
+        return [some.extend(rows) for some, rows in zip(held, new, strict=True)]
 
     def select(self, batch: Tensor) -> None:
         """Keeps the given batch entries (an index tensor) only."""
-        self._held = [[tensor[batch] for tensor in held] for held in self._held]
+        for held in self._held:
+            for some in held:
+                some.select(batch)
 
     @property
     def rows(self) -> int:
         """How many rows each batch entry has."""
-        return self._held[0][0].shape[-2] if self._held[0] else 0
+        return self._held[0][0].rows if self._held[0] else 0
 
     @property
     def bytes(self) -> int:
-        """What the held tensors take [bytes]."""
-        return sum(tensor.nbytes for held in self._held for tensor in held)
+        """What the held rows take [bytes]."""
+        return sum(some.bytes for held in self._held for some in held)
 
 
 class RotaryTable:

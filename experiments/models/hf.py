@@ -7,6 +7,7 @@ Models are always in evaluation mode, in training too: dropout is off.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.models.adapter import Site
+from experiments.models.growing import Growing, GrowingRows
 
 
 def load_base(
@@ -73,12 +75,17 @@ def find_sites(model: nn.Module, target_modules: Sequence[str]) -> tuple[Site, .
 
 
 class HfCache:
-    """Keys and values of the rows seen so far; see `experiments.models.decoder.KVCache`."""
+    """Keys and values of the rows seen so far; see `experiments.models.attention.KVCache`."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty: Callable[[int], Growing] = GrowingRows) -> None:
         from transformers import DynamicCache
 
-        self.held = DynamicCache()
+        self.held, self._empty = DynamicCache(), empty
+        self.reserve(0)
+
+    def reserve(self, rows: int) -> None:
+        """See `KVCache.reserve`."""
+        cast(Any, self.held).layer_class_to_replicate = partial(_cache_layer_class(), partial(self._empty, rows))
 
     def select(self, batch: Tensor) -> None:
         """Keeps the given batch entries (an index tensor) only."""
@@ -91,9 +98,31 @@ class HfCache:
 
     @property
     def bytes(self) -> int:
-        """What the held tensors take [bytes]."""
-        layers = cast(Any, self.held.layers)
-        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
+        """What the held rows take [bytes]."""
+        return sum(int(rows.bytes) for layer in cast(Any, self.held.layers) for rows in layer.both)
+
+
+@cache
+def _cache_layer_class() -> type:
+    from transformers.cache_utils import DynamicLayer
+
+    class CacheLayer(DynamicLayer):
+        def __init__(self, empty: Callable[[], Growing]) -> None:
+            super().__init__()
+            self.both = empty(), empty()
+
+        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            keys, values = self.both
+            return keys.extend(key_states), values.extend(value_states)
+
+        def get_seq_length(self) -> int:
+            return self.both[0].rows
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            for rows in self.both:
+                rows.select(indices)
+
+    return CacheLayer
 
 
 class HfModel(nn.Module):

@@ -6,13 +6,15 @@ seen alike by all that come after it.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the whole field uses
 from torch import Tensor
 
+from experiments.models.attention import KVCache
+from experiments.models.growing import GrowingRows
 from experiments.models.hf import HfCache
 from experiments.rollout import Cache
 
@@ -54,98 +56,46 @@ def unpack(codes: Tensor, scale: Tensor, bits: int, width: int) -> Tensor:
 class QuantizedRows:
     """One tensor (..., rows, width) that grows by rows, held in codes."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, reserved: int = 0) -> None:
+        """reserved: see `GrowingRows`."""
         self._bits, self._width, self._dtype = bits, 0, torch.float32
-        self._codes: Tensor | None = None
-        self._scale: Tensor | None = None
+        self._codes, self._scale = GrowingRows(reserved), GrowingRows(reserved)
 
     def extend(self, new: Tensor) -> Tensor:
         """Adds rows and returns all, as the codes say them."""
         codes, scale = pack(new, self._bits)
         self._width, self._dtype = new.shape[-1], new.dtype
-        if self._codes is not None and self._scale is not None:
-            codes, scale = torch.cat((self._codes, codes), dim=-2), torch.cat((self._scale, scale), dim=-2)
-        self._codes, self._scale = codes, scale
+        codes, scale = self._codes.extend(codes), self._scale.extend(scale)
         return unpack(codes, scale, self._bits, self._width).to(self._dtype)
 
     def select(self, batch: Tensor) -> None:
         """Keeps the given batch entries (an index tensor) only."""
-        if self._codes is not None and self._scale is not None:
-            self._codes, self._scale = self._codes[batch], self._scale[batch]
+        self._codes.select(batch)
+        self._scale.select(batch)
 
     @property
     def rows(self) -> int:
         """How many there are."""
-        return 0 if self._codes is None else self._codes.shape[-2]
+        return self._codes.rows
 
     @property
     def bytes(self) -> int:
         """What codes and scales take [bytes]."""
-        return sum(held.nbytes for held in (self._codes, self._scale) if held is not None)
+        return self._codes.bytes + self._scale.bytes
 
 
-class QuantizedKVCache:
-    """As `experiments.models.attention.KVCache`, in `bits` bits. Nothing can be learned through it."""
+class QuantizedKVCache(KVCache):
+    """In `bits` bits. Nothing can be learned through it."""
 
     def __init__(self, layers: int, bits: int) -> None:
-        self._held = [(QuantizedRows(bits), QuantizedRows(bits)) for _ in range(layers)]
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds rows to a layer and returns all that it holds now, as the codes say it."""
-        held_keys, held_values = self._held[layer]
-        return held_keys.extend(keys), held_values.extend(values)
-
-    def select(self, batch: Tensor) -> None:
-        """Keeps the given batch entries (an index tensor) only."""
-        for keys, values in self._held:
-            keys.select(batch)
-            values.select(batch)
-
-    @property
-    def rows(self) -> int:
-        """How many rows each batch entry has."""
-        return self._held[0][0].rows
-
-    @property
-    def bytes(self) -> int:
-        """What the held tensors take [bytes]."""
-        return sum(keys.bytes + values.bytes for keys, values in self._held)
+        super().__init__(layers, partial(QuantizedRows, bits))
 
 
 class QuantizedHfCache(HfCache):
     """As `HfCache`, in `bits` bits."""
 
     def __init__(self, bits: int) -> None:
-        super().__init__()
-        cast(Any, self.held).layer_class_to_replicate = partial(_hf_layer_class(), bits)
-
-    @property
-    def bytes(self) -> int:
-        """What the held tensors take [bytes]."""
-        return sum(int(rows.bytes) for layer in cast(Any, self.held.layers) for rows in layer.both)
-
-
-@cache
-def _hf_layer_class() -> type:
-    from transformers.cache_utils import DynamicLayer  # late: whoever has a `Decoder` needs no transformers
-
-    class QuantizedLayer(DynamicLayer):
-        def __init__(self, bits: int) -> None:
-            super().__init__()
-            self.both = QuantizedRows(bits), QuantizedRows(bits)
-
-        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-            keys, values = self.both
-            return keys.extend(key_states), values.extend(value_states)
-
-        def get_seq_length(self) -> int:
-            return self.both[0].rows
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            for rows in self.both:
-                rows.select(indices)
-
-    return QuantizedLayer
+        super().__init__(partial(QuantizedRows, bits))
 
 
 class WithQuantizedCache:

@@ -42,6 +42,9 @@ class Sampling(TypedDict):
 class Cache(Protocol):
     """Keys and values of the rows seen so far; a forward pass extends it."""
 
+    def reserve(self, rows: int) -> None:
+        """Says, before the first of them is there, how many rows there will be."""
+
     def select(self, batch: Tensor) -> None:
         """Keeps the given batch entries (an index tensor) only."""
 
@@ -60,6 +63,7 @@ class CachedModel(Protocol):
         """An empty cache for this model."""
 
 
+@timed_as("decode")
 def sampling_noise(count: int, steps: int, generator: torch.Generator) -> Tensor:
     """Uniform numbers (count, steps) in [0, 1) for the completions of the global batch; a process takes its rows."""
     return torch.rand(count, steps, generator=generator)
@@ -101,6 +105,7 @@ def generate(
     ended = torch.zeros((batch, group), dtype=torch.bool, device=tokens.device)
 
     cache = model.new_cache()
+    cache.reserve(layout.prompt_rows + group * (max_tokens - 1))  # nothing follows the last token
     positions, visible = layout.prompt()
     logits = model(tokens, positions, visible, cache, logits_from=layout.prompt_rows - 1)
     for step in range(max_tokens):

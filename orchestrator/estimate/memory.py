@@ -184,8 +184,8 @@ def rounds_bytes(rounds: int, completions: float, rows: int) -> float:
 
 
 def kv_cache_bytes(shape: Shape, sequences: float, rows: float, width: int) -> float:
-    """What every layer's cache holds of `sequences` times `rows` token rows; one layer's is there twice while it grows,
-    since a cache is extended by a copy."""
+    """What every layer's cache holds of `sequences` times `rows` token rows; one layer's is there twice at most: room
+    for all its rows beside those that are copied into it, or what is kept of it when entries leave."""
     return width * sequences * rows * shape.cached_width * (shape.layers + 1)
 
 
