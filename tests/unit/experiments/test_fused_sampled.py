@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from experiments.samples import preference_pairs, read_samples, verified
-from tests.unit.experiments.fusion.fused_runs import (
+from tests.unit.experiments.fusion.beside import (
     assert_same_step,
     assert_same_updates,
     run_fused_beside,
     run_solo_seen,
+)
+from tests.unit.experiments.fusion.fused_runs import (
     variants,
     write_even_problems,
     write_mixed_problems,

@@ -7,6 +7,7 @@ from experiments.fusion.decoder import StackedDecoder
 from experiments.fusion.stack import pack_all
 from experiments.models.multi_token import MultiTokenDecoder, further_logits
 from orchestrator.schema.training import AttentionKind
+from tests.unit.experiments.fusion.beside import compare_every_step
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
     SFT,
@@ -17,7 +18,6 @@ from tests.unit.experiments.fusion.fused_runs import (
     variants,
 )
 from tests.unit.experiments.fusion.test_architectures import ROUNDED
-from tests.unit.experiments.fusion.test_trajectories import compare_every_step
 from tests.unit.experiments.test_multi_token import VOCAB, multi_token_decoder
 
 MODULES = {"kind": "multi_token", "depth": 2, "weight": 0.3, "rl_weight": 0.3}

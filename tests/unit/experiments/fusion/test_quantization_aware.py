@@ -9,15 +9,17 @@ from experiments.models.quantization import fake_quantize, quantized_weights
 from experiments.models.shared_prompt import completion_logits
 from orchestrator.schema.training import ModelConfig, PredictionConfig, PredictionKind, Weights
 from tests.unit.experiments.decoders import VOCAB
+from tests.unit.experiments.fusion.beside import (
+    assert_same_step,
+    assert_same_updates,
+    run_fused_beside,
+    run_solo_seen,
+)
 from tests.unit.experiments.fusion.fused_runs import (
     SFT,
-    assert_same_step,
     assert_same_trajectory,
-    assert_same_updates,
     run_fused,
-    run_fused_beside,
     run_solo,
-    run_solo_seen,
     variants,
 )
 

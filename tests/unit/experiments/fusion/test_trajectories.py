@@ -4,18 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.experiments.fusion.beside import compare_every_step
 from tests.unit.experiments.fusion.drawn import DRAWN, calm_knobs, knobs
 from tests.unit.experiments.fusion.fused_runs import (
     GRPO,
     SFT,
     STEPS,
-    assert_same_step,
     assert_same_trajectory,
-    assert_same_updates,
     run_fused,
-    run_fused_beside,
     run_solo,
-    run_solo_seen,
     variant,
     variants,
 )
@@ -45,18 +42,6 @@ def test_every_step_is_the_step_that_the_solo_stage_makes_from_there(study, tmp_
     state."""
     _, _, mixed, parent = study
     compare_every_step(tmp_path, variants(mixed, ALGORITHMS[algorithm], 8, calm=False), parent)
-
-
-def compare_every_step(folder, datas, parent):
-    solo, compared = run_solo_seen(folder, datas, parent), 0
-    for step, members in enumerate(run_fused_beside(folder, datas, parent, [stood for _, stood in solo])):
-        for number, (mine, (result, _)) in enumerate(zip(members, solo, strict=True)):
-            _, metrics, _ = next(r for r in result.reports if r[0] == step + 1 and "train/lr" in r[1])
-            if not mine.on_the_border:
-                assert_same_step(mine.said, metrics, f"member {number}, step {step}")
-                assert_same_updates(mine.led, datas[number], metrics["train/lr"], f"member {number}, step {step}")
-                compared += 1
-    assert compared >= 0.95 * len(datas) * datas[0]["algorithm"]["max_steps"]
 
 
 @pytest.mark.slow
