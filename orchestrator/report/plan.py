@@ -27,13 +27,22 @@ ASKED_NOTE: Final = "share, GiB: of each of its devices."
 
 def notes_of(submission: Submission) -> list[str]:
     """What will not go as it was asked for, as far as this machine can tell."""
-    engines = {variant.config["rollout"]["engine"] for variant in submission.variants}
+    notes = []
+    configs = [variant.config for variant in submission.variants]
+    engines = {config["rollout"]["engine"] for config in configs}
     if RolloutEngineName.vllm in engines and find_spec("vllm") is None:
-        return [
+        notes.append(
             "rollout.engine=vllm: vLLM is not installed here (pip install 'orchestrator[vllm]'); where a stage finds "
             "none either, this project's own engine decodes, and the stage's log says so"
-        ]
-    return []
+        )
+    if any(config["phases"]["name"] == "antiphase" for config in configs) and all(
+        config["cluster"]["share_per_trial"] >= 1.0 for config in configs
+    ):
+        notes.append(
+            "phases=antiphase: trials with a device of their own have nobody to take turns with; "
+            "cluster.share_per_trial=0.5 lets two of them share one"
+        )
+    return notes
 
 
 def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> None:
@@ -61,7 +70,8 @@ def print_plan(submission: Submission, kind: DeviceKind = DeviceKind.CPU) -> Non
         )
         for key, stage in sorted(stages.items(), key=lambda item: -users[item[0]])
     )
-    title = f"{submission.name}: {len(submission.variants)} variants, {len(stages)} stage runs"
+    count = len(submission.variants)
+    title = f"{submission.name}: {count} variant{'s' if count != 1 else ''}, {len(stages)} stage runs"
     console = Console()
     told = " ".join(text for text in submission.variants[0].overrides if text in common)
     notes = (ASKED_NOTE, *([f"All variants: {told}."] if told else []))

@@ -34,6 +34,12 @@ def test_who_asks_for_vllm_is_told_where_there_is_none(
     assert notes_of(composed(*model)) == []
 
 
+def test_who_would_take_turns_with_nobody_is_told() -> None:
+    (note,) = notes_of(composed("algorithm=grpo", "phases=antiphase"))
+    assert "cluster.share_per_trial=0.5" in note
+    assert notes_of(composed("algorithm=grpo", "phases=antiphase", "cluster.share_per_trial=0.5")) == []
+
+
 def test_what_all_variants_have_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(composed("algorithm=sft,grpo", "+study.sweep={optimizer.lr: '3e-4', task: gcd}"))
     printed = " ".join(capsys.readouterr().out.split())
