@@ -151,9 +151,11 @@ def test_only_an_admin_submits_for_others(somebody: AsSomebody, store: Store) ->
             somebody(role).submit(overrides)
 
 
-def test_a_tenant_cant_be_smuggled_in_as_a_sweep(somebody: AsSomebody) -> None:
-    with pytest.raises(Forbidden):
+def test_a_tenant_cant_be_smuggled_in_as_a_sweep(somebody: AsSomebody, store: Store) -> None:
+    before = store.studies()
+    with pytest.raises(ConfigError, match=r"study\.tenant=alignment,reasoning: one study has one"):
         somebody(Role.RESEARCHER).submit([*TASK, "study.tenant=alignment,reasoning"])
+    assert store.studies() == before
 
 
 def test_a_refused_config_runs_nothing(somebody: AsSomebody, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
