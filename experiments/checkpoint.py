@@ -111,8 +111,9 @@ def load_checkpoint(
 
 
 def progress_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The progress that the state of a process in a checkpoint holds."""
-    progress: dict[str, Any] = pickle.loads(state["progress"])
+    """The progress that the state of a process in a checkpoint holds; earlier revisions wrote it as it is."""
+    held = state["progress"]
+    progress: dict[str, Any] = pickle.loads(held) if isinstance(held, bytes) else held
     return progress
 
 

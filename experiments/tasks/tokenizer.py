@@ -6,7 +6,7 @@ ends with EOS. Lengths include these.
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
@@ -133,21 +133,11 @@ class CharTokenizer:
 
     def prompt_rows(self, texts: Sequence[str]) -> Rows:
         """BOS and the text of each prompt, padded on the left."""
-        found = [self._prompt(text) for text in texts]
-        lengths = list(map(len, found))
-        longest = max(lengths)
-        if min(lengths) < longest:
-            found = [ids.rjust(longest, _PAD) for ids in found]
-        return Rows(array("B", b"".join(found)), lengths)
+        return _rows([self._prompt(text) for text in texts], bytes.rjust)
 
     def answer_rows(self, texts: Sequence[str]) -> Rows:
         """The text of each answer and EOS, padded on the right."""
-        found = [self._answer(text) for text in texts]
-        lengths = list(map(len, found))
-        longest = max(lengths)
-        if min(lengths) < longest:
-            found = [ids.ljust(longest, _PAD) for ids in found]
-        return Rows(array("B", b"".join(found)), lengths)
+        return _rows([self._answer(text) for text in texts], bytes.ljust)
 
     def save(self, folder: Path) -> None:
         """Nothing: it is the same everywhere."""
@@ -176,6 +166,15 @@ class CharTokenizer:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
             texts.append(self._text_of[token])
         return "".join(texts)
+
+
+def _rows(found: Sequence[bytes], padded: Callable[[bytes, int, bytes], bytes]) -> Rows:
+    """Encoded texts as rows of the longest's length; `padded`: `bytes.ljust` or `bytes.rjust`."""
+    lengths = list(map(len, found))
+    longest = max(lengths)
+    if min(lengths) < longest:
+        found = [padded(ids, longest, _PAD) for ids in found]
+    return Rows(array("B", b"".join(found)), lengths)
 
 
 def _refuse(character: str, text: str) -> NoReturn:

@@ -62,7 +62,9 @@ def known_points(study: Study, trials: Sequence[Trial]) -> list[Known]:
 
 
 def unmeasured(study: Study, trials: Sequence[Trial]) -> str:
-    """Why nothing can be learned from points: trials have completed, and none of them has the metric. Else empty."""
+    """Why nothing can be learned from points: trials have completed, and none of them has the metric. Else empty.
+
+    Test accuracy is not among those to choose from: test problems choose nothing."""
     metric = str(study.config["search"]["metric"])
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     if not completed or any(metric in trial.metrics for trial in completed):

@@ -1,6 +1,7 @@
 """Stages end to end: what they report, resume, stop, and how a gang compares with one process."""
 
 import json
+import pickle
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from experiments.batches import encode_prompts
+from experiments.checkpoint import progress_of
 from experiments.evaluate import FOLDS
 from experiments.models.decoder import load_decoder
 from experiments.rollout import generate
@@ -152,6 +154,11 @@ def test_the_output_is_a_decoder_that_loads(study, whole):
     folder, _, _ = study
     decoder = load_decoder(folder / "whole-sft" / "output")
     assert all(torch.equal(weight, whole["sft"].weights[name]) for name, weight in decoder.state_dict().items())
+
+
+def test_the_progress_that_an_earlier_revision_wrote_is_read():
+    progress = {"step": 3, "series": {"train/loss": [(0.5, 1.0)]}}
+    assert progress_of({"progress": progress}) == progress_of({"progress": pickle.dumps(progress)}) == progress
 
 
 @BOTH

@@ -1,18 +1,22 @@
 """Recipes: what they share, a stage's own model, and settings that only some of them have."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from orchestrator.config import ConfigError
 from orchestrator.keys import stage_key
 from orchestrator.schema import Variant
+from orchestrator.schema.training import ModelConfig, PredictionConfig
 from orchestrator.sweep import ComposedStudy, compose_base, compose_like, compose_study
 from tests.hf_models import QWEN_2_5_0_5B, write_published
 
 RECIPES = ["sft", "r1_zero", "r1", "distill", "dpo"]
 COT = "task=addition_cot"
+CONF = Path(__file__).parents[4] / "conf"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,14 @@ def test_a_student_is_a_smaller_model_than_its_teacher(swept: ComposedStudy) -> 
     *teacher, student = by_recipe(swept)["distill"].stages
     assert {stage.config["model"]["d_model"] for stage in teacher} == {64}
     assert student.config["model"]["d_model"] == 48
+
+
+@pytest.mark.parametrize(("kind", "own"), [(ModelConfig, ()), (PredictionConfig, ("prediction",))])
+def test_a_student_takes_all_of_its_teacher_but_the_size(kind: type, own: tuple[str, ...]) -> None:
+    """What a decoder is given one day too: `conf/recipe/distill.yaml` names each value."""
+    model = OmegaConf.load(CONF / "recipe" / "distill.yaml").stages.student.model
+    taken = model[own[0]] if own else model
+    assert set(taken) == {field.name for field in fields(kind)} - {"name", "layers"}
 
 
 def test_a_stages_own_model_that_is_the_variants_leaves_its_key_as_it_was() -> None:
